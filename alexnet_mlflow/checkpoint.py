@@ -1,0 +1,60 @@
+"""A training's state on disk: written to a temporary name, flushed, renamed; read without pickle.
+
+What is read is either the whole new state or the whole old one, never a mixture. One file a run,
+`<folder>/<run id>/last.pt`, removed when the run is done.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from alexnet_mlflow.config import BadInput
+
+FOLDER = Path("checkpoints")
+FILE = "last.pt"
+
+
+def path_of(run_id: str, folder: Path = FOLDER) -> Path:
+    """Where a run's checkpoint stands. BadInput where the id could leave the folder."""
+    if not run_id.isalnum():
+        raise BadInput(f"a run id has letters and digits only, got {run_id!r}")
+    return folder / run_id / FILE
+
+
+def save(path: Path, state: dict[str, Any]) -> None:
+    """Replace the checkpoint at `path` by `state` (tensors, numbers, texts, dicts and lists)."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(".tmp")
+    with open(temporary, "wb") as file:
+        torch.save(state, file)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+
+
+def load(path: Path) -> dict[str, Any]:
+    """The state at `path`, on the CPU. BadInput where it is missing or damaged."""
+    try:
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise BadInput(f"there is no checkpoint {path}: start the run anew") from None
+    except (RuntimeError, EOFError, pickle.UnpicklingError, OSError) as error:
+        raise BadInput(f"the checkpoint {path} cannot be read ({error}): start anew") from error
+    return state
+
+
+def newest(folder: Path = FOLDER) -> list[str]:
+    """The ids of the runs that left a checkpoint in `folder`, the newest first."""
+    files = sorted(folder.glob(f"*/{FILE}"), key=lambda path: path.stat().st_mtime, reverse=True)
+    return [path.parent.name for path in files]
+
+
+def remove(path: Path) -> None:
+    """Forget a finished run's checkpoint; nothing happens where there is none."""
+    shutil.rmtree(path.parent, ignore_errors=True)

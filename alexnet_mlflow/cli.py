@@ -1,0 +1,146 @@
+"""The command line: parse -> config -> stage -> print, and nothing else.
+
+A command's options are the fields of its config (config.py). Torch and mlflow are imported after
+parsing, so that `--help` answers at once. The last line of standard output is one JSON object.
+Exit codes: 0 done, 1 a check or gate said no, 2 the input is wrong (one sentence on standard
+error), 130 and 143 stopped by a signal.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import signal
+import sys
+from types import FrameType
+from typing import Any, NoReturn
+
+import click
+
+from alexnet_mlflow import __version__
+from alexnet_mlflow.config import STAGES, BadInput, option_name
+
+AUTO = "auto"
+STOPPED = {signal.SIGINT: 130, signal.SIGTERM: 143}
+
+
+class AutoNumber(click.ParamType[Any]):
+    """A number, or `auto` (None): the preset or an earlier run decides."""
+
+    def __init__(self, number: click.ParamType[Any]) -> None:
+        self.number = number
+        self.name = f"{number.name}|{AUTO}"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> Any:
+        return None if value is None or value == AUTO else self.number.convert(value, param, ctx)
+
+
+TYPES: dict[str, click.ParamType[Any]] = {
+    "str": click.STRING,
+    "int": click.INT,
+    "float": click.FLOAT,
+    "bool": click.BOOL,
+    "int | None": AutoNumber(click.INT),
+    "float | None": AutoNumber(click.FLOAT),
+}
+
+# Options that mean something without a value: `--resume` is `--resume=last`.
+FLAG_VALUES = {"resume": "last", "skip_corrupt": "true"}
+
+
+def default_text(value: Any) -> str:
+    """A default as MLproject and the help write it."""
+    if value is None:
+        return AUTO
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def options_of(config: type[Any]) -> list[click.Option]:
+    """The click options of a config class, one a field."""
+    made = []
+    for item in dataclasses.fields(config):
+        choices = item.metadata["choices"]
+        kind = click.Choice(choices) if choices else TYPES[str(item.type)]
+        extra: dict[str, Any] = {}
+        if item.name in FLAG_VALUES:
+            extra = {"is_flag": False, "flag_value": FLAG_VALUES[item.name]}
+        option = click.Option(
+            [option_name(item.name)],
+            type=kind,
+            default=default_text(item.default),
+            show_default=True,
+            help=item.metadata["help"],
+            **extra,
+        )
+        made.append(option)
+    return made
+
+
+def _command(name: str, config: type[Any]) -> click.Command:
+    def call(**values: Any) -> int:
+        return _run_stage(name, config(**values))
+
+    summary = (config.__doc__ or "").splitlines()[0]
+    return click.Command(name, params=list(options_of(config)), callback=call, help=summary)
+
+
+def _run_stage(name: str, config: Any) -> int:
+    """Run a stage against MLflow, print what it found, and say how it went."""
+    from alexnet_mlflow.track import connect
+
+    module = "pipeline" if name == "babysit" else f"stages.{name}"
+    stage = importlib.import_module(f"alexnet_mlflow.{module}")
+    result = stage.run(config, connect())
+    for sentence in result.sentences:
+        click.echo(sentence)
+    click.echo(result.as_json())
+    return 1 if result.verdict == "fail" else 0
+
+
+@click.group(context_settings={"max_content_width": 100})
+@click.version_option(__version__, prog_name="alexnet-mlflow")
+def commands() -> None:
+    """The babysitting protocol for an image classifier, tracked in MLflow."""
+
+
+for _name, _config in STAGES.items():
+    commands.add_command(_command(_name, _config))
+
+
+def _stop(number: int, frame: FrameType | None) -> NoReturn:
+    raise SystemExit(STOPPED[signal.Signals(number)])
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Parse and run; returns the exit code."""
+    for number in STOPPED:
+        signal.signal(number, _stop)
+    try:
+        code = commands.main(arguments, prog_name="alexnet-mlflow", standalone_mode=False)
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.format_message())
+        return 2
+    except click.ClickException as error:
+        return _refused(f"{error.format_message().rstrip('.')}: see {_help_of(error)}")
+    except click.Abort:
+        return STOPPED[signal.SIGINT]
+    except BadInput as error:
+        return _refused(str(error))
+    return code if isinstance(code, int) else 0
+
+
+def _help_of(error: click.ClickException) -> str:
+    context = getattr(error, "ctx", None)
+    return f"`{context.command_path if context else 'alexnet-mlflow'} --help`"
+
+
+def _refused(sentence: str) -> int:
+    click.echo(f"Error: {sentence}", err=True)
+    return 2
+
+
+def script() -> NoReturn:
+    """The console script and `python -m alexnet_mlflow`."""
+    sys.exit(main())

@@ -1,0 +1,282 @@
+"""Every default, once: frozen dataclasses that are at the same time the commands' options.
+
+A field of a stage's config is an option of its command and a parameter of its MLproject entry
+point; `cli` builds the options from these fields and a test compares the three. `None` stands for
+"auto": the data set's preset decides (`resolve`). Nothing here imports torch or mlflow, so that
+`--help` answers at once. Values are checked on creation; a wrong one raises BadInput with the
+rule, the value and the way out.
+
+The presets follow the report (figures: docs/experiments.md); what differs has its reason beside it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar, TypeVar
+
+
+class BadInput(ValueError):
+    """The user's mistake: one sentence with the rule, the value and the way out. Exit code 2."""
+
+
+OPTIMIZERS = ("sgd", "adam")
+RECIPES = ("report",)
+DEVICES = ("auto", "cpu", "cuda")
+
+
+def _option(default: Any, text: str, choices: tuple[str, ...] = ()) -> Any:
+    return field(default=default, metadata={"help": text, "choices": choices})
+
+
+def option_name(field_name: str) -> str:
+    """`val_fraction` -> `--val-fraction`."""
+    return "--" + field_name.replace("_", "-")
+
+
+def _instead(config: object, name: str) -> str:
+    """The way out of a wrong value: the default."""
+    default = next(item.default for item in dataclasses.fields(config) if item.name == name)  # type: ignore[arg-type]
+    return f": give {'auto' if default is None else default}, the default, or another"
+
+
+def _check_positive(config: object, *names: str) -> None:
+    for name in names:
+        value = getattr(config, name)
+        if value is not None and not (math.isfinite(value) and value > 0):
+            text = f"{option_name(name)} must be above 0 and finite, got {value}"
+            raise BadInput(text + _instead(config, name))
+
+
+def _check_at_least(config: object, least: float, *names: str) -> None:
+    for name in names:
+        value = getattr(config, name)
+        if value is not None and not (math.isfinite(value) and value >= least):
+            text = f"{option_name(name)} must be at least {least:g}, got {value}"
+            raise BadInput(text + _instead(config, name))
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """Which pictures, and how they are divided. The division does not depend on `--seed`."""
+
+    dataset: str = _option("faces", "faces, digits, cifar10, fddb, or the path of a folder.")
+    data_dir: str = _option("", "Folder with the data sets [env ALEXNET_DATA, else ./data].")
+    limit: int = _option(0, "Use a stratified part of this many training pictures; 0 = all.")
+    val_fraction: float = _option(0.1, "Share of the training pictures kept for validation.")
+    test_fraction: float = _option(0.2, "Share kept for test where the data set has none.")
+    split_seed: int = _option(0, "Seed of the division into train, validation and test.")
+    skip_corrupt: bool = _option(False, "Leave out pictures that cannot be read, and count them.")
+
+    def __post_init__(self) -> None:
+        for name in ("val_fraction", "test_fraction"):
+            value = getattr(self, name)
+            if not 0 < value < 1:
+                raise BadInput(f"{option_name(name)} must lie between 0 and 1, got {value}")
+        _check_at_least(self, 0, "limit", "split_seed")
+
+    @property
+    def data_root(self) -> Path:
+        """The folder that holds the data: --data-dir, else ALEXNET_DATA, else ./data."""
+        return Path(self.data_dir or os.environ.get("ALEXNET_DATA") or "data")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig(DataConfig):
+    """What every training stage has in common."""
+
+    stage: ClassVar[str]
+
+    optimizer: str = _option("sgd", "The optimizer.", OPTIMIZERS)
+    recipe: str = _option("report", "Augmentation and schedule.", RECIPES)
+    device: str = _option("auto", "Where to compute; auto = cuda where there is one.", DEVICES)
+    seed: int = _option(0, "Seed of the weights, the batches, the augmentation and the draws.")
+    batch_size: int | None = _option(None, "Pictures a batch; auto = the data set's preset.")
+    momentum: float = _option(0.9, "Momentum of SGD; Adam ignores it.")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check_positive(self, "batch_size")
+        _check_at_least(self, 0, "seed", "momentum")
+        if self.momentum >= 1:
+            raise BadInput(f"--momentum must be below 1, got {self.momentum}: 0.9 is usual")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SanityConfig(RunConfig):
+    """First loss near ln C; a learning rate too low does nothing, one too high diverges."""
+
+    stage: ClassVar[str] = "sanity"
+
+    lr: float | None = _option(None, "Learning rate of the one epoch; auto = preset.")
+    low_lr: float = _option(1e-6, "A learning rate that must barely move the loss.")
+    high_lr: float = _option(1e6, "A learning rate that must make the loss explode.")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check_positive(self, "lr", "low_lr", "high_lr")
+
+
+@dataclass(frozen=True, kw_only=True)
+class OverfitConfig(RunConfig):
+    """A small part of the data, no augmentation, no regularisation: it must reach 100 %."""
+
+    stage: ClassVar[str] = "overfit"
+
+    lr: float | None = _option(None, "Learning rate; auto = preset.")
+    pictures: int | None = _option(None, "Pictures to overfit; auto = preset, else 10 %.")
+    epochs: int | None = _option(None, "Epochs at most; auto = preset.")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check_positive(self, "lr", "pictures", "epochs")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchConfig(RunConfig):
+    """Coarse random search over both rates, narrowed with a reason, then fine search."""
+
+    stage: ClassVar[str] = "search"
+
+    trials: int = _option(20, "Coarse draws.")
+    fine_trials: int = _option(10, "Fine draws, in the narrowed range.")
+    epochs: int | None = _option(None, "Epochs a trial; auto = preset.")
+    lr_low: float = _option(1e-5, "Lowest learning rate of the coarse search.")
+    lr_high: float = _option(1e5, "Highest learning rate of the coarse search.")
+    weight_decay_low: float = _option(1e-6, "Lowest weight decay of the coarse search.")
+    weight_decay_high: float = _option(1e-3, "Highest weight decay of the coarse search.")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check_positive(self, "trials", "epochs", "lr_low", "lr_high")
+        _check_positive(self, "weight_decay_low", "weight_decay_high")
+        _check_at_least(self, 0, "fine_trials")
+        for name in ("lr", "weight_decay"):
+            low, high = getattr(self, f"{name}_low"), getattr(self, f"{name}_high")
+            if low >= high:
+                option = option_name(name)
+                raise BadInput(f"{option}-low must be below {option}-high, got {low} and {high}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinalConfig(RunConfig):
+    """The long training; keeps the epoch that is best on validation and logs the model."""
+
+    stage: ClassVar[str] = "final"
+
+    lr: float | None = _option(None, "Learning rate; auto = the latest finished search's best.")
+    weight_decay: float | None = _option(None, "Weight decay; auto = that search's best.")
+    epochs: int | None = _option(None, "Epochs; auto = preset.")
+    resume: str = _option("no", "no, last, or the id of an interrupted final run to continue.")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check_positive(self, "lr", "epochs")
+        _check_at_least(self, 0, "weight_decay")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateConfig:
+    """The sealed test split, with the division that the final run was trained on."""
+
+    stage: ClassVar[str] = "evaluate"
+
+    dataset: str = _option("faces", "faces, digits, cifar10, fddb, or the path of a folder.")
+    data_dir: str = _option("", "Folder with the data sets [env ALEXNET_DATA, else ./data].")
+    optimizer: str = _option("sgd", "The optimizer.", OPTIMIZERS)
+    recipe: str = _option("report", "Augmentation and schedule.", RECIPES)
+    device: str = _option("auto", "Where to compute; auto = cuda where there is one.", DEVICES)
+    run: str = _option("latest", "Id of the final run; latest = of this data set and optimizer.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PromoteConfig:
+    """The better of the evaluated finals becomes champion, if it beats the present one."""
+
+    stage: ClassVar[str] = "promote"
+
+    dataset: str = _option("faces", "faces, digits, cifar10, fddb, or the path of a folder.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class BabysitConfig(RunConfig):
+    """The whole protocol: sanity, overfit, search, final, evaluate, promote, in one command."""
+
+    stage: ClassVar[str] = "babysit"
+
+    optimizer: str = _option("sgd", "The optimizer, or both.", (*OPTIMIZERS, "both"))
+    trials: int = _option(20, "Coarse draws.")
+    fine_trials: int = _option(10, "Fine draws, in the narrowed range.")
+    search_epochs: int | None = _option(None, "Epochs a trial; auto = preset.")
+    epochs: int | None = _option(None, "Epochs of the final training; auto = preset.")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check_positive(self, "trials", "search_epochs", "epochs")
+        _check_at_least(self, 0, "fine_trials")
+
+
+STAGES: dict[str, type[Any]] = {
+    config.stage: config
+    for config in (
+        BabysitConfig,
+        SanityConfig,
+        OverfitConfig,
+        SearchConfig,
+        FinalConfig,
+        EvaluateConfig,
+        PromoteConfig,
+    )
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """What one training needs to know; `weight_decay` is L2 inside the optimizer, as in torch."""
+
+    optimizer: str
+    lr: float
+    weight_decay: float
+    momentum: float
+    batch_size: int
+    epochs: int
+    recipe: str
+    seed: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preset:
+    """What "auto" means for one data set. A pair in a mapping is chosen by the optimizer."""
+
+    batch_size: int = 32  # the report
+    sanity_lr: float = 1e-3
+    overfit_pictures: int | None = None  # None: 10 % of the training pictures (the report)
+    overfit_lr: dict[str, float] = field(default_factory=lambda: {"sgd": 1e-2, "adam": 3e-4})
+    overfit_epochs: int = 100
+    search_epochs: int = 5
+    final_epochs: int = 20
+
+
+PRESETS: dict[str, Preset] = {
+    "cifar10": Preset(),  # the report: 5 epochs a trial, 20 in the final training
+    "fddb": Preset(sanity_lr=1e-4, overfit_pictures=128, search_epochs=10),  # the report
+    "faces": Preset(overfit_pictures=64, search_epochs=10),
+    "digits": Preset(),
+}
+
+AnyConfig = TypeVar("AnyConfig", bound=RunConfig)
+
+
+def resolve(config: AnyConfig) -> AnyConfig:
+    """The config with every "auto" that the data set's preset knows replaced by its value."""
+    preset = PRESETS.get(config.dataset, Preset())
+    changes: dict[str, Any] = {}
+    for item in dataclasses.fields(config):
+        if getattr(config, item.name) is not None:
+            continue
+        value = getattr(preset, f"{config.stage}_{item.name}", getattr(preset, item.name, None))
+        changes[item.name] = value[config.optimizer] if isinstance(value, dict) else value
+    return dataclasses.replace(config, **changes)

@@ -1,0 +1,156 @@
+"""One file an entry point. What they share stands here: opening a run, and the result they give.
+
+Stages never import one another; they meet through MLflow run ids and model URIs alone.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from alexnet_mlflow import checks, model, plots
+from alexnet_mlflow.augment import draw
+from alexnet_mlflow.checks import Check, Verdict
+from alexnet_mlflow.config import BadInput, RunConfig, TrainConfig
+from alexnet_mlflow.data import Splits
+from alexnet_mlflow.track import Tracker
+from alexnet_mlflow.train import EpochResult
+
+GRID_PICTURES = 12
+NOT_PARAMETERS = {"data_dir", "device", "resume"}  # they differ from machine to machine
+
+
+@dataclass(frozen=True)
+class StageResult:
+    """What a stage found, for the caller and for the last line of standard output."""
+
+    stage: str
+    run_id: str | None
+    verdict: Verdict
+    sentences: tuple[str, ...]  # for people
+    figures: dict[str, Any] = field(default_factory=dict)  # finite numbers and texts
+    model_uri: str | None = None
+
+    def as_json(self) -> str:
+        """One line: stage, run_id, verdict, the figures, model_uri where there is one."""
+        line = {"stage": self.stage, "run_id": self.run_id, "verdict": self.verdict, **self.figures}
+        if self.model_uri:
+            line["model_uri"] = self.model_uri
+        return json.dumps(line, allow_nan=False)
+
+
+@contextmanager
+def opened(
+    config: RunConfig, tracker: Tracker, data: Splits, run_id: str | None = None
+) -> Iterator[Tracker]:
+    """A run with all that every training stage logs: tags, parameters, data set, pictures."""
+    if config.batch_size is not None and len(data.train) < config.batch_size:
+        raise BadInput(
+            f"{data.title} has {len(data.train)} training pictures, fewer than the batch of "
+            f"{config.batch_size}: give --batch-size={len(data.train)} or less, or more pictures"
+        )
+    name = f"{config.stage} {data.name} {config.optimizer}"
+    with tracker.child(name, tags_of(config, data), run_id) as run:
+        run.params(parameters(config))
+        run.dataset(data, "training")
+        run.figure(_grid(config, data), "plots/augmentation.png")
+        yield run
+
+
+def tags_of(config: RunConfig, data: Splits) -> dict[str, object]:
+    """The tags by which runs find one another."""
+    return {
+        "stage": config.stage,
+        "dataset": data.name,
+        "optimizer": config.optimizer,
+        "recipe": config.recipe,
+        "seed": config.seed,
+        "data_digest": data.digest,
+        "git_commit": git_commit(),
+    }
+
+
+def parameters(config: Any) -> dict[str, object]:
+    """The config's values, without what differs from machine to machine."""
+    return {
+        item.name: getattr(config, item.name)
+        for item in dataclasses.fields(config)
+        if item.name not in NOT_PARAMETERS and getattr(config, item.name) is not None
+    }
+
+
+def train_config(config: RunConfig, **changes: Any) -> TrainConfig:
+    """The part of a stage's config that the training loop knows, with these values changed."""
+    known = {item.name for item in dataclasses.fields(TrainConfig)}
+    values = {name: getattr(config, name) for name in known if hasattr(config, name)}
+    return TrainConfig(**{**values, **changes})
+
+
+def judged(run: Tracker, found: list[Check]) -> Verdict:
+    """Log the checks (checks.json, a metric each, the tag `verdict`) and say what they come to."""
+    verdict = checks.overall(found)
+    run.json([dataclasses.asdict(check) for check in found], "checks.json")
+    measured = {f"check_{check.name}": check.measured for check in found}
+    run.metrics({name: value for name, value in measured.items() if value is not None})
+    close(run, verdict)
+    return verdict
+
+
+def close(run: Tracker, verdict: Verdict, outcome: str = "completed") -> None:
+    """The last tags of a run; a failing verdict makes the run FAILED."""
+    run.tags({"verdict": verdict, "outcome": outcome})
+    if verdict == "fail":
+        run.fail()
+
+
+def better(result: EpochResult, best: EpochResult | None) -> bool:
+    """Is this epoch the better one on validation? By accuracy, then by loss. Never if diverged."""
+    if result.diverged or best is None:
+        return not result.diverged
+    return (result.val_accuracy, -result.val_loss) > (best.val_accuracy, -best.val_loss)
+
+
+def divergence(last: EpochResult) -> dict[str, float]:
+    """Where training stopped being a number, as metrics."""
+    assert last.diverged_at_step is not None
+    return {"diverged_at_step": last.diverged_at_step, "diverged_at_epoch": last.epoch}
+
+
+def layer_lines(net: model.AlexNet) -> str:
+    """The layer table as text, one layer a line, the sum last."""
+    rows = model.layer_table(net)
+    lines = [f"{'layer':<14}{'kind':<12}{'output':<16}{'parameters':>12}{'multiply-adds':>15}"]
+    for row in rows:
+        shape = "x".join(map(str, row.shape))
+        head = f"{row.name:<14}{row.kind:<12}{shape:<16}"
+        lines.append(f"{head}{row.parameters:>12,}{row.multiply_adds:>15,}")
+    total, work = sum(row.parameters for row in rows), sum(row.multiply_adds for row in rows)
+    lines.append(f"{'all':<42}{total:>12,}{work:>15,}")
+    return "\n".join(lines) + "\n"
+
+
+def git_commit() -> str:
+    """The commit of the code that runs, `+changes` where the tree differs; `unknown` elsewhere."""
+    folder = Path(__file__).resolve().parent
+    try:
+        words = ["describe", "--always", "--exclude=*", "--abbrev=40", "--dirty=+changes"]
+        command = ["git", "-C", str(folder), *words]
+        found = subprocess.run(command, capture_output=True, text=True, timeout=10)
+    except (OSError, subprocess.TimeoutExpired):
+        return "unknown"
+    return found.stdout.strip() or "unknown"
+
+
+def _grid(config: RunConfig, data: Splits) -> Any:
+    """The first pictures of the training split in the recipe's draw, seeded."""
+    images = torch.from_numpy(data.train.images[:GRID_PICTURES])
+    chosen = draw(len(images), torch.Generator().manual_seed(config.seed))
+    return plots.augmentation(images, chosen, f"{data.title}: recipe {config.recipe}")

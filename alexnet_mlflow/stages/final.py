@@ -1,0 +1,228 @@
+"""The long training: the rates given or the search's, the best epoch kept, the model logged.
+
+`lr` and `weight_decay` left at auto are those of the latest finished search of the same data set
+and optimizer. A checkpoint an epoch makes the run resumable: it is written before the epoch is
+logged, and what was not logged is logged on resuming, so that no metric stands twice.
+The model is logged from the CPU with its preprocessing inside and loads without pickle.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+
+from alexnet_mlflow import checkpoint, plots
+from alexnet_mlflow.augment import to_pixels
+from alexnet_mlflow.config import BadInput, FinalConfig, option_name, resolve
+from alexnet_mlflow.data import Splits, load
+from alexnet_mlflow.model import AlexNet, Servable, build
+from alexnet_mlflow.progress import shown
+from alexnet_mlflow.stages import (
+    NOT_PARAMETERS,
+    StageResult,
+    better,
+    close,
+    divergence,
+    layer_lines,
+    opened,
+    parameters,
+    train_config,
+)
+from alexnet_mlflow.track import LoggedModel, Tracker, logged
+from alexnet_mlflow.train import EpochResult, State, fit, pick_device
+
+EXAMPLES = 2  # pictures of the input example; with one, torch.export would fix the batch at 1
+
+
+@dataclass
+class Progress:
+    """What a final training has so far: all of it goes into the checkpoint."""
+
+    history: list[EpochResult] = field(default_factory=list)
+    best: EpochResult | None = None
+    best_weights: State = field(default_factory=dict)
+
+    def add(self, result: EpochResult) -> None:
+        """One more epoch; a copy of its weights is kept if it is the best so far."""
+        self.history.append(result)
+        if better(result, self.best):
+            self.best, self.best_weights = result, copy.deepcopy(result.state()["model"])
+
+
+def run(config: FinalConfig, tracker: Tracker) -> StageResult:
+    """Train, keep the best epoch on validation, log the model. `fail` where it diverged."""
+    device = pick_device(config.device)
+    data = load(config)
+    resumed, run_id = _to_resume(config, tracker, data)
+    config = _as_interrupted(config, resumed) if resumed else _with_rates(config, tracker, data)
+    assert config.epochs is not None
+    with opened(config, tracker, data, run_id) as here:
+        net = build(len(data.classes), config.seed)
+        here.text(layer_lines(net), "layers.txt")
+        progress = _progress_of(resumed)
+        _log_missing(here, progress)
+        training = resumed["training"] if resumed else None
+        results = fit(net, data, train_config(config), device, training)
+        path = checkpoint.path_of(here.run_id) if here.run_id else None
+        kept = _kept(results, progress, config, data, path)
+        for _ in logged(here, shown(kept, config.epochs, f"final {config.optimizer}")):
+            pass
+        result = _closed(config, here, data, net, progress)
+        if path:
+            checkpoint.remove(path)
+        return result
+
+
+def _with_rates(config: FinalConfig, tracker: Tracker, data: Splits) -> FinalConfig:
+    """lr and weight decay as given, or from the latest finished search; the rest from the preset.
+    """
+    config = resolve(config)
+    if config.lr is not None and config.weight_decay is not None:
+        return config
+    tags = {"stage": "search", "dataset": data.name, "optimizer": config.optimizer}
+    search = tracker.latest(**tags, recipe=config.recipe, verdict="pass")
+    if search is None:
+        raise BadInput(
+            f"there is no finished search of {data.name} with {config.optimizer} in this "
+            f"experiment: run `alexnet-mlflow search --dataset={config.dataset} "
+            f"--optimizer={config.optimizer}` first, or give --lr and --weight-decay"
+        )
+    lr, decay = config.lr, config.weight_decay
+    return dataclasses.replace(
+        config,
+        lr=float(search.params["best_lr"]) if lr is None else lr,
+        weight_decay=float(search.params["best_weight_decay"]) if decay is None else decay,
+    )
+
+
+def _kept(
+    results: Iterator[EpochResult],
+    progress: Progress,
+    config: FinalConfig,
+    data: Splits,
+    path: Path | None,
+) -> Iterator[EpochResult]:
+    """The same results; each joins the progress and, before it goes on, the checkpoint."""
+    for result in results:
+        progress.add(result)
+        if path is not None and not result.diverged:
+            checkpoint.save(path, _state_of(progress, config, data))
+        yield result
+
+
+def _state_of(progress: Progress, config: FinalConfig, data: Splits) -> State:
+    """Everything a resumed run needs, as tensors, numbers, texts, dicts and lists."""
+    assert progress.best is not None
+    return {
+        "training": progress.history[-1].state(),
+        "history": [{"epoch": item.epoch, **item.figures} for item in progress.history],
+        "best_epoch": progress.best.epoch,
+        "best_weights": progress.best_weights,
+        "config": dataclasses.asdict(config),
+        "data_digest": data.digest,
+    }
+
+
+def _progress_of(state: State | None) -> Progress:
+    """The progress as the checkpoint has it; none for a fresh start."""
+    if state is None:
+        return Progress()
+    history = [
+        EpochResult(**row, diverged_at_step=None, state=dict) for row in state["history"]
+    ]
+    best = next(item for item in history if item.epoch == state["best_epoch"])
+    return Progress(history, best, state["best_weights"])
+
+
+def _log_missing(here: Tracker, progress: Progress) -> None:
+    """Log the epochs that were checkpointed and not logged when the run was interrupted."""
+    if progress.history:
+        known = here.steps("train_loss")
+        for _ in logged(here, (item for item in progress.history if item.epoch not in known)):
+            pass
+
+
+def _to_resume(
+    config: FinalConfig, tracker: Tracker, data: Splits
+) -> tuple[State | None, str | None]:
+    """The checkpoint and the run that --resume names; None, None for a fresh start."""
+    if config.resume == "no":
+        return None, None
+    if config.resume != "last":
+        state = checkpoint.load(checkpoint.path_of(config.resume))
+        if difference := _difference(config, state, data):
+            raise BadInput(f"--resume={config.resume}: that run has {difference}")
+        if tracker.found(config.resume) is None:
+            raise BadInput(f"--resume={config.resume}: the tracking store has no such run")
+        return state, config.resume
+    for name in checkpoint.newest():
+        state = checkpoint.load(checkpoint.path_of(name))
+        if not _difference(config, state, data) and tracker.found(name):
+            return state, name
+    raise BadInput(
+        f"--resume: ./{checkpoint.FOLDER} holds no interrupted final run of {data.name} with "
+        f"{config.optimizer} and these settings: start it without --resume"
+    )
+
+
+def _difference(config: FinalConfig, state: State, data: Splits) -> str:
+    """What the interrupted run has otherwise than is asked for now; empty where nothing."""
+    if state["data_digest"] != data.digest:
+        return "other pictures, or divided otherwise: give the data options it was started with"
+    for name, value in parameters(config).items():
+        if state["config"][name] != value:
+            return f"{option_name(name)}={state['config'][name]}, not {value}"
+    return ""
+
+
+def _as_interrupted(config: FinalConfig, state: State) -> FinalConfig:
+    """The interrupted run's config on today's machine."""
+    here = {name: getattr(config, name) for name in NOT_PARAMETERS}
+    return FinalConfig(**{**state["config"], **here})
+
+
+def _closed(
+    config: FinalConfig, here: Tracker, data: Splits, net: AlexNet, progress: Progress
+) -> StageResult:
+    """Log the curves and the model of the best epoch, and close the run."""
+    title = f"{data.title}, {config.optimizer}, lr {config.lr:.4g}, wd {config.weight_decay:.3g}"
+    last, best = progress.history[-1], progress.best
+    here.figure(plots.curves(progress.history, title, len(data.classes)), "plots/curves.png")
+    if last.diverged or best is None:
+        here.metrics(divergence(last))
+        close(here, "fail", "diverged")
+        sentence = (
+            f"The loss stopped being a number at step {last.diverged_at_step} (epoch "
+            f"{last.epoch}), at lr {config.lr:.4g}: take a lower learning rate."
+        )
+        lost = {"outcome": "diverged", "diverged_at_step": last.diverged_at_step}
+        return StageResult("final", here.run_id, "fail", (sentence,), lost)
+    model = _log_model(here, data, net, progress)
+    summary = {"best_val_accuracy": best.val_accuracy, "best_epoch": best.epoch}
+    here.metrics({**summary, "best_val_loss": best.val_loss}, model=model)
+    if model:
+        here.tags({"model_uri": model.uri})
+    close(here, "pass")
+    sentence = (
+        f"Best on validation: {best.val_accuracy:.2%} (loss {best.val_loss:.4f}) at epoch "
+        f"{best.epoch} of {last.epoch}; that epoch's weights are the model."
+    )
+    figures = {**summary, "lr": config.lr, "weight_decay": config.weight_decay}
+    return StageResult(
+        "final", here.run_id, "pass", (sentence,), figures, model.uri if model else None
+    )
+
+
+def _log_model(
+    here: Tracker, data: Splits, net: AlexNet, progress: Progress
+) -> LoggedModel | None:
+    """The best epoch's network, on the CPU, in evaluation mode, with its preprocessing."""
+    net.load_state_dict(progress.best_weights)
+    net.cpu().to(memory_format=torch.contiguous_format)
+    example = to_pixels(torch.from_numpy(data.val.images[:EXAMPLES]))
+    return here.model(Servable(net).eval(), example)

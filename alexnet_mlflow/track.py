@@ -1,0 +1,395 @@
+"""What is written to MLflow, and read back from it: the only file that logs runs.
+
+A `Tracker` is one run, or the place where top-level runs begin (`connect`). Each epoch is one
+batched call; only finite numbers are logged. A `NullTracker` does nothing, so that no caller asks
+whether tracking is on. A tracker that was asked for and fails is told, never ignored.
+
+Under `mlflow run` the first top-level run is the runner's own. What the runner has logged stays:
+a parameter that came out otherwise (`lr=auto`) is logged beside it as `resolved_<name>`.
+
+Left out: the registry (registry.py), and a journal for a server that goes away.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import math
+import os
+import tempfile
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from alexnet_mlflow.config import BadInput
+from alexnet_mlflow.data import Splits
+from alexnet_mlflow.train import EpochResult
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+    from mlflow.tracking import MlflowClient
+    from torch import Tensor, nn
+
+DIGEST_LENGTH = 36  # MLflow's limit for a data set's digest
+PARAM_LENGTH = 6000  # MLflow's limit for a parameter's text
+
+# Model files are read without pickle, whatever the shell says; MLflow's own words for it.
+SAFE = {
+    "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
+    "MLFLOW_ALLOW_MODEL_CODE_EXECUTION": "false",
+}
+# A store that is away is told in seconds at the start, not after MLflow's four minutes.
+IMPATIENT = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}
+
+
+@dataclass(frozen=True)
+class FoundRun:
+    """A run as it is read back."""
+
+    run_id: str
+    name: str
+    params: dict[str, str]
+    metrics: dict[str, float]
+    tags: dict[str, str]
+
+
+@dataclass(frozen=True)
+class LoggedModel:
+    """A model that was logged: `uri` loads it, `model_id` links metrics to it."""
+
+    uri: str
+    model_id: str
+
+
+class NullTracker:
+    """One run as the stages see it, with tracking switched off: nothing is written or found.
+
+    MlflowTracker does the same things for real, and is one of these.
+    """
+
+    run_id: str | None = None
+
+    @contextmanager
+    def child(
+        self, name: str, tags: Mapping[str, object], run_id: str | None = None
+    ) -> Iterator[Tracker]:
+        """A run below this one; `run_id` reopens one that was interrupted."""
+        yield self
+
+    def params(self, values: Mapping[str, object]) -> None:
+        """Log parameters; what the runner has logged already is left alone."""
+
+    def tags(self, values: Mapping[str, object]) -> None:
+        """Set tags."""
+
+    def mark(self, run_id: str, values: Mapping[str, object]) -> None:
+        """Set tags on another run."""
+
+    def metrics(
+        self,
+        values: Mapping[str, float],
+        step: int = 0,
+        model: LoggedModel | None = None,
+        data: tuple[str, str] | None = None,
+    ) -> None:
+        """One call. `model` and `data` (name, digest) link the figures to what they describe."""
+
+    def figure(self, figure: Figure, path: str) -> None:
+        """Keep a matplotlib figure as an artifact."""
+
+    def json(self, value: object, path: str) -> None:
+        """Keep a value as JSON; ValueError for nan or inf."""
+
+    def text(self, value: str, path: str) -> None:
+        """Keep a text file."""
+
+    def file(self, file: Path, folder: str = "") -> None:
+        """Keep a copy of a file."""
+
+    def dataset(self, data: Splits, context: str) -> None:
+        """Log the data set as an input of the run; context: training, testing."""
+
+    def model(self, model: nn.Module, example: Tensor) -> LoggedModel | None:
+        """Log a module that lies on the CPU, in evaluation mode, as torch.export's pt2 (no pickle).
+
+        example: (N >= 2, 3, 32, 32) float32, 0..1; with one picture the batch would be fixed at 1.
+        """
+        return None
+
+    def fail(self) -> None:
+        """The run will end as FAILED, though nothing was raised: a gate said no."""
+
+    def steps(self, metric: str) -> set[int]:
+        """The steps at which this run has the metric already."""
+        return set()
+
+    def latest(self, **tags: str) -> FoundRun | None:
+        """The newest FINISHED run of this experiment with all these tags."""
+        return None
+
+    def found(self, run_id: str) -> FoundRun | None:
+        """A run by its id; None where there is none."""
+        return None
+
+    def artifact(self, run_id: str, path: str) -> Path:
+        """A local copy of an artifact; BadInput where there is none."""
+        raise BadInput(f"no artifact {path} of run {run_id}: tracking is switched off")
+
+
+Tracker = NullTracker
+
+
+def connect() -> Tracker:
+    """The store that MLFLOW_TRACKING_URI names, else sqlite:///mlflow.db in the working folder.
+
+    Raises BadInput where the store does not answer.
+    """
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.update(SAFE)
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)
+    import mlflow
+    from mlflow.exceptions import MlflowException
+
+    uri = mlflow.get_tracking_uri()
+    try:
+        with _environment(IMPATIENT):
+            client = mlflow.MlflowClient()
+            return MlflowTracker(client, _experiment(client), None)
+    except (MlflowException, OSError, ImportError) as error:
+        reason = str(error).splitlines()[0][:200]
+        raise BadInput(
+            f"the tracking store {uri} does not answer ({reason}): start it, or set "
+            "MLFLOW_TRACKING_URI to another"
+        ) from error
+
+
+def _experiment(client: MlflowClient) -> str:
+    """The experiment's id by MLflow's own rules: the name's, the id's, else Default."""
+    import mlflow
+
+    if name := os.environ.get("MLFLOW_EXPERIMENT_NAME"):
+        return str(mlflow.set_experiment(name).experiment_id)
+    experiment = os.environ.get("MLFLOW_EXPERIMENT_ID", "0")
+    client.get_experiment(experiment)
+    return experiment
+
+
+@contextmanager
+def _environment(values: Mapping[str, str]) -> Iterator[None]:
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update({name: text for name, text in values.items() if before[name] is None})
+    try:
+        yield
+    finally:
+        for name, text in before.items():
+            if text is None:
+                os.environ.pop(name, None)
+
+
+class MlflowTracker(NullTracker):
+    """A run in MLflow; with `run_id` None, the place where top-level runs begin."""
+
+    def __init__(self, client: MlflowClient, experiment_id: str, run_id: str | None) -> None:
+        self._client = client
+        self._experiment_id = experiment_id
+        self._status = "FINISHED"
+        self.run_id = run_id
+
+    @property
+    def _run(self) -> str:
+        assert self.run_id is not None, "figures belong to a run: open one with child()"
+        return self.run_id
+
+    @contextmanager
+    def child(
+        self, name: str, tags: Mapping[str, object], run_id: str | None = None
+    ) -> Iterator[Tracker]:
+        import mlflow
+
+        runner = os.environ.pop("MLFLOW_RUN_ID", None) if self.run_id is None else None
+        if runner and run_id:
+            self._client.set_tag(runner, "continues", run_id)
+        run = mlflow.start_run(
+            run_id=run_id or runner,
+            run_name=name,
+            nested=self.run_id is not None,
+            experiment_id=None if run_id or runner else self._experiment_id,
+        )
+        tracker = MlflowTracker(self._client, run.info.experiment_id, run.info.run_id)
+        try:
+            tracker.tags(tags)
+            yield tracker
+        except BaseException as error:
+            stopped = isinstance(error, KeyboardInterrupt | SystemExit | GeneratorExit)
+            with contextlib.suppress(Exception):  # the first error is the one to be told
+                tracker.tags({"outcome": "failed"})
+            mlflow.end_run("KILLED" if stopped else "FAILED")
+            raise
+        mlflow.end_run(tracker._status)
+
+    def params(self, values: Mapping[str, object]) -> None:
+        from mlflow.entities import Param
+
+        known = self._client.get_run(self._run).data.params
+        entries = []
+        for name, value in values.items():
+            text = _text(value)
+            if name not in known:
+                entries.append(Param(name, text))
+            elif not _same(known[name], text) and f"resolved_{name}" not in known:
+                entries.append(Param(f"resolved_{name}", text))
+        self._client.log_batch(self._run, params=entries)
+
+    def tags(self, values: Mapping[str, object]) -> None:
+        self.mark(self._run, values)
+
+    def mark(self, run_id: str, values: Mapping[str, object]) -> None:
+        from mlflow.entities import RunTag
+
+        entries = [RunTag(name, str(value)) for name, value in values.items()]
+        self._client.log_batch(run_id, tags=entries)
+
+    def metrics(
+        self,
+        values: Mapping[str, float],
+        step: int = 0,
+        model: LoggedModel | None = None,
+        data: tuple[str, str] | None = None,
+    ) -> None:
+        from mlflow.entities import Metric
+
+        now = int(time.time() * 1000)
+        name, digest = (data[0], data[1][:DIGEST_LENGTH]) if data else (None, None)
+        model_id = model.model_id if model else None
+        entries = [
+            Metric(key, float(value), now, step, model_id, name, digest, self._run)
+            for key, value in values.items()
+            if math.isfinite(value)
+        ]
+        self._client.log_batch(self._run, metrics=entries)
+
+    def figure(self, figure: Figure, path: str) -> None:
+        self._client.log_figure(self._run, figure, path)
+
+    def json(self, value: object, path: str) -> None:
+        self.text(json.dumps(value, indent=2, allow_nan=False) + "\n", path)
+
+    def text(self, value: str, path: str) -> None:
+        self._client.log_text(self._run, value, path)
+
+    def file(self, file: Path, folder: str = "") -> None:
+        self._client.log_artifact(self._run, str(file), folder or None)
+
+    def dataset(self, data: Splits, context: str) -> None:
+        from mlflow.entities import Dataset, DatasetInput, InputTag
+
+        entity = Dataset(
+            name=data.title,
+            digest=data.digest[:DIGEST_LENGTH],
+            source_type="local",
+            source=json.dumps({"uri": data.source}),
+            profile=json.dumps({"sha256": data.digest, "counts": data.counts}),
+        )
+        entry = DatasetInput(entity, [InputTag("mlflow.data.context", context)])
+        self._client.log_inputs(self._run, [entry])
+
+    def model(self, model: nn.Module, example: Tensor) -> LoggedModel | None:
+        import mlflow.pytorch
+        import numpy as np
+        import torch
+        from mlflow.models import ModelSignature
+        from mlflow.types import Schema, TensorSpec
+
+        with torch.inference_mode():
+            classes = model(example).shape[1]
+        dtype = np.dtype("float32")
+        signature = ModelSignature(
+            Schema([TensorSpec(dtype, (-1, *example.shape[1:]), "pixels")]),
+            Schema([TensorSpec(dtype, (-1, classes), "probabilities")]),
+        )
+        packages = [f"torch=={torch.__version__.split('+')[0]}", f"mlflow=={mlflow.__version__}"]
+        info = mlflow.pytorch.log_model(
+            model,
+            name="model",
+            signature=signature,
+            input_example=example.numpy(),
+            serialization_format="pt2",
+            pip_requirements=[*packages, f"numpy=={np.__version__}"],
+        )
+        return LoggedModel(info.model_uri, info.model_id)
+
+    def fail(self) -> None:
+        self._status = "FAILED"
+
+    def steps(self, metric: str) -> set[int]:
+        return {point.step for point in self._client.get_metric_history(self._run, metric)}
+
+    def latest(self, **tags: str) -> FoundRun | None:
+        wanted = " and ".join(f"tags.{name} = '{value}'" for name, value in tags.items())
+        runs = self._client.search_runs(
+            [self._experiment_id],
+            f"attributes.status = 'FINISHED' and {wanted}",
+            order_by=["attributes.start_time DESC"],
+            max_results=1,
+        )
+        return _found(runs[0]) if runs else None
+
+    def found(self, run_id: str) -> FoundRun | None:
+        from mlflow.exceptions import MlflowException
+
+        try:
+            return _found(self._client.get_run(run_id))
+        except MlflowException:
+            return None
+
+    def artifact(self, run_id: str, path: str) -> Path:
+        from mlflow.exceptions import MlflowException
+
+        try:
+            folder = tempfile.mkdtemp(prefix="alexnet-mlflow-")
+            return Path(self._client.download_artifacts(run_id, path, folder))
+        except (MlflowException, OSError) as error:
+            raise BadInput(f"run {run_id} has no artifact {path}: run its stage again") from error
+
+
+def load_model(uri: str) -> nn.Module:
+    """A logged model, on the CPU, loaded with pickle forbidden. BadInput where it cannot be."""
+    os.environ.update(SAFE)
+    import mlflow.pytorch
+    from mlflow.exceptions import MlflowException
+
+    try:
+        model: nn.Module = mlflow.pytorch.load_model(uri, device="cpu")
+    except (MlflowException, OSError) as error:
+        reason = str(error).splitlines()[0][:200]
+        raise BadInput(f"the model {uri} cannot be loaded ({reason})") from error
+    return model
+
+
+def logged(tracker: Tracker, results: Iterable[EpochResult]) -> Iterator[EpochResult]:
+    """The same results, each logged as it passes: one call an epoch, finite numbers only."""
+    for result in results:
+        tracker.metrics(result.figures, result.epoch)
+        yield result
+
+
+def _text(value: object) -> str:
+    return (repr(value) if isinstance(value, float) else str(value))[:PARAM_LENGTH]
+
+
+def _same(logged: str, text: str) -> bool:
+    """The same text, or the same number written otherwise (1e-3 and 0.001)."""
+    try:
+        return float(logged) == float(text)
+    except ValueError:
+        return logged.lower() == text.lower()
+
+
+def _found(run: Any) -> FoundRun:
+    data = run.data
+    return FoundRun(run.info.run_id, run.info.run_name, data.params, data.metrics, data.tags)

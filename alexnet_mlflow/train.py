@@ -1,0 +1,230 @@
+"""The one training loop. It knows of pictures, a network and an optimizer, and of nothing else.
+
+`fit` yields after every epoch; the caller logs, prunes, saves or stops between two results. The
+whole split lies on the device as uint8; sums stay there and are read once an epoch. A non-finite
+loss ends training at once, whatever the accuracy says: divergence is an outcome.
+
+Same seed, same CPU, same thread count: the same weights, bit for bit. The random state travels
+in `EpochResult.state`, so that a resumed training equals an uninterrupted one.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from alexnet_mlflow.augment import RECIPES, normalise
+from alexnet_mlflow.config import BadInput, TrainConfig
+from alexnet_mlflow.data import Split, Splits
+from alexnet_mlflow.score import score
+
+# Reading the loss waits for the device: free on a CPU, a stop of the pipeline on a GPU.
+STEPS_BETWEEN_LOOKS = {"cpu": 1}
+STEPS_BETWEEN_LOOKS_ELSEWHERE = 50
+
+EPOCH_METRICS = (
+    "train_loss",
+    "train_accuracy",
+    "val_loss",
+    "val_accuracy",
+    "learning_rate",
+    "epoch_seconds",
+    "images_per_second",
+)
+
+State = dict[str, Any]  # what a checkpoint holds: tensors, numbers, texts and dicts of them
+
+
+@dataclass(frozen=True)
+class EpochResult:
+    """What one epoch did. Losses are means over pictures; accuracies are fractions, 0 to 1."""
+
+    epoch: int  # from 1
+    train_loss: float  # running: each picture when its batch was trained, augmented
+    train_accuracy: float
+    val_loss: float
+    val_accuracy: float
+    learning_rate: float
+    epoch_seconds: float  # training and validation
+    images_per_second: float  # training alone
+    diverged_at_step: int | None  # the step, from 1, at which the loss was first seen non-finite
+    state: Callable[[], State] = field(repr=False, compare=False)  # the live state, not a copy
+
+    @property
+    def diverged(self) -> bool:
+        return self.diverged_at_step is not None
+
+    @property
+    def figures(self) -> dict[str, float]:
+        """The epoch's metrics under the names that MLflow shows."""
+        return {name: getattr(self, name) for name in EPOCH_METRICS}
+
+
+@dataclass(frozen=True)
+class Pass:
+    """The sums of one pass over the training pictures."""
+
+    loss_sum: float
+    correct: int
+    steps: int
+    sound: bool
+
+
+def pick_device(name: str) -> torch.device:
+    """`auto` is CUDA where there is one; BadInput where `cuda` is asked for and missing."""
+    available = torch.cuda.is_available()
+    if name == "cuda" and not available:
+        raise BadInput("--device cuda: torch finds no CUDA GPU here; use --device auto or cpu")
+    return torch.device("cuda" if available and name != "cpu" else "cpu")
+
+
+def resident(split: Split, device: torch.device) -> tuple[Tensor, Tensor]:
+    """A split's pictures (N, 3, 32, 32) uint8 and labels (N,) int64, on the device."""
+    return torch.from_numpy(split.images).to(device), torch.from_numpy(split.labels).to(device)
+
+
+def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
+    """SGD with momentum, or Adam; weight decay is L2 inside the step; fused kernels."""
+    weights, decay = model.parameters(), config.weight_decay
+    if config.optimizer == "adam":
+        return torch.optim.Adam(weights, config.lr, weight_decay=decay, fused=True)
+    return torch.optim.SGD(weights, config.lr, config.momentum, weight_decay=decay, fused=True)
+
+
+def fit(
+    model: nn.Module,
+    data: Splits,
+    config: TrainConfig,
+    device: torch.device,
+    resume: State | None = None,
+) -> Iterator[EpochResult]:
+    """Train `model` in place, one result an epoch, until `config.epochs` or divergence.
+
+    `resume` is the `state()` of an earlier result, as read back from a checkpoint.
+    """
+    model.to(device).to(memory_format=torch.channels_last).train()
+    train, val = resident(data.train, device), resident(data.val, device)
+    optimizer = make_optimizer(model, config)
+    generator = torch.Generator(device).manual_seed(config.seed)
+    torch.manual_seed(config.seed)  # dropout draws from the global generator
+    epoch, step = 0, 0
+    if resume is not None:
+        epoch, step = _restore(resume, model, optimizer, generator)
+    random_state = _random_state(device)
+    while epoch < config.epochs:
+        epoch += 1
+        _set_random_state(device, random_state)
+        started = time.perf_counter()
+        done = _train_epoch(model, optimizer, train, config, generator)
+        trained = time.perf_counter()
+        scores = score(model, *val)
+        step += done.steps
+        random_state = _random_state(device)
+        diverged_at = None if done.sound and scores.finite else step
+        yield EpochResult(
+            epoch=epoch,
+            train_loss=done.loss_sum / len(data.train),
+            train_accuracy=done.correct / len(data.train),
+            val_loss=scores.loss,
+            val_accuracy=scores.accuracy,
+            learning_rate=config.lr,
+            epoch_seconds=time.perf_counter() - started,
+            images_per_second=len(data.train) / (trained - started),
+            diverged_at_step=diverged_at,
+            state=partial(_state, epoch, step, model, optimizer, generator, random_state),
+        )
+        if diverged_at is not None:
+            return
+
+
+def _train_epoch(
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    train: tuple[Tensor, Tensor],
+    config: TrainConfig,
+    generator: torch.Generator,
+) -> Pass:
+    """One pass over the pictures in a fresh order; ends early once the loss is not finite."""
+    images, labels = train
+    look_every = STEPS_BETWEEN_LOOKS.get(images.device.type, STEPS_BETWEEN_LOOKS_ELSEWHERE)
+    augment = RECIPES[config.recipe]
+    loss_sum = torch.zeros((), dtype=torch.float64, device=images.device)
+    correct = torch.zeros((), dtype=torch.int64, device=images.device)
+    order = torch.randperm(len(images), generator=generator, device=images.device)
+    steps = 0
+    for steps, chosen in enumerate(order.split(config.batch_size), 1):
+        pictures = normalise(augment(images[chosen], generator))
+        logits, loss = train_step(model, optimizer, pictures, labels[chosen])
+        loss_sum += loss * len(chosen)
+        correct += (logits.argmax(dim=1) == labels[chosen]).sum()
+        if steps % look_every == 0 and not math.isfinite(loss_sum.item()):
+            break
+    total = loss_sum.item()
+    return Pass(total, int(correct.item()), steps, math.isfinite(total))
+
+
+def train_step(
+    model: nn.Module, optimizer: torch.optim.Optimizer, pictures: Tensor, labels: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Forward, loss, backward, step. Returns the detached logits (N, C) and mean loss ()."""
+    optimizer.zero_grad(set_to_none=True)
+    logits = model(pictures.contiguous(memory_format=torch.channels_last))
+    loss = functional.cross_entropy(logits, labels)
+    loss.backward()
+    optimizer.step()
+    return logits.detach(), loss.detach()
+
+
+def _random_state(device: torch.device) -> State:
+    state = {"cpu": torch.get_rng_state()}
+    if device.type == "cuda":
+        state["cuda"] = torch.cuda.get_rng_state(device)
+    return state
+
+
+def _set_random_state(device: torch.device, state: State) -> None:
+    torch.set_rng_state(state["cpu"])
+    if device.type == "cuda" and "cuda" in state:
+        torch.cuda.set_rng_state(state["cuda"], device)
+
+
+def _state(
+    epoch: int,
+    step: int,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    generator: torch.Generator,
+    random_state: State,
+) -> State:
+    return {
+        "epoch": epoch,
+        "step": step,
+        "model": model.state_dict(),
+        "optimizer": optimizer.state_dict(),
+        "generator": generator.get_state(),
+        "random": random_state,
+    }
+
+
+def _restore(
+    state: State,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    generator: torch.Generator,
+) -> tuple[int, int]:
+    """Put a saved state into the live objects; returns its epoch and step."""
+    model.load_state_dict(state["model"])
+    optimizer.load_state_dict(state["optimizer"])
+    if state["generator"].numel() == generator.get_state().numel():
+        generator.set_state(state["generator"])  # a CPU's state says nothing to a GPU's generator
+    _set_random_state(generator.device, state["random"])
+    return int(state["epoch"]), int(state["step"])
+
