@@ -252,7 +252,7 @@ class Preset:
     """What "auto" means for one data set. A pair in a mapping is chosen by the optimizer."""
 
     batch_size: int = 32  # the report
-    sanity_lr: float = 1e-3
+    sanity_lr: dict[str, float] = field(default_factory=lambda: {"sgd": 1e-3, "adam": 1e-4})
     overfit_pictures: int | None = None  # None: 10 % of the training pictures (the report)
     overfit_lr: dict[str, float] = field(default_factory=lambda: {"sgd": 1e-2, "adam": 3e-4})
     overfit_epochs: int = 100
@@ -262,8 +262,10 @@ class Preset:
 
 PRESETS: dict[str, Preset] = {
     "cifar10": Preset(),  # the report: 5 epochs a trial, 20 in the final training
-    "fddb": Preset(sanity_lr=1e-4, overfit_pictures=128, search_epochs=10),  # the report
-    "faces": Preset(overfit_pictures=64, search_epochs=10),
+    "fddb": Preset(  # the report
+        sanity_lr={"sgd": 1e-4, "adam": 1e-4}, overfit_pictures=128, search_epochs=10
+    ),
+    "faces": Preset(batch_size=16, overfit_pictures=64, search_epochs=10),
     "digits": Preset(),
 }
 

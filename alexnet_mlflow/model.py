@@ -90,6 +90,10 @@ def parameter_count(model: nn.Module) -> int:
     return sum(weight.numel() for weight in model.parameters())
 
 
+def _weights(layer: nn.Module) -> int:
+    return layer.weight.numel() if isinstance(layer, nn.Conv2d | nn.Linear) else 0
+
+
 def layer_table(model: AlexNet) -> list[Layer]:
     """A row for each layer: output shape, parameters and multiply-adds of one picture forward."""
     rows = []
@@ -100,8 +104,7 @@ def layer_table(model: AlexNet) -> list[Layer]:
     with torch.no_grad():
         for name, layer in names:
             value = layer(value if name.startswith("features") else value.flatten(1))
-            weighty = isinstance(layer, nn.Conv2d | nn.Linear)
-            work = value[0, 0].numel() * layer.weight.numel() if weighty else 0
+            work = value[0, 0].numel() * _weights(layer)
             shape = tuple(value.shape[1:])
             rows.append(Layer(name, type(layer).__name__, shape, parameter_count(layer), work))
     return rows

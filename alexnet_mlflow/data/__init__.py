@@ -106,15 +106,19 @@ def _divided(config: DataConfig) -> tuple[Decoded, dict[str, Integers]]:
 
 def _source(config: DataConfig) -> cache.Source:
     if config.dataset in DATASETS:
-        return DATASETS[config.dataset](Path(os.path.expanduser(config.data_root)))
+        return DATASETS[config.dataset](_absolute(str(config.data_root)))
     path = os.path.expanduser(config.dataset)
     if path and os.path.isdir(path):
-        return folder.find(Path(path), slug(path))
+        return folder.find(_absolute(path), slug(path))
     fault = "is a file, not a folder" if os.path.isfile(path) else "is neither a name nor a folder"
     raise DataError(
         f"the data set {config.dataset!r} {fault}: give {', '.join(DATASETS)}, or the path of a "
         "folder with the pictures of each class in a folder of its own"
     )
+
+
+def _absolute(path: str) -> Path:
+    return Path(os.path.abspath(os.path.expanduser(path)))
 
 
 def _unreadable(error: OSError) -> DataError:

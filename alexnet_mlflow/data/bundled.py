@@ -34,7 +34,7 @@ def digits(root: Path) -> Source:
 
 
 def _faces(skip_corrupt: bool) -> Decoded:
-    from skimage import data  # type: ignore[import-untyped,unused-ignore]
+    from skimage import data
 
     fetch: Callable[[], Any] = data.lfw_subset  # from the installed package, not from the net
     grey = np.asarray(fetch(), np.float64)  # (200, 25, 25), 0..1: first all the faces
@@ -44,7 +44,7 @@ def _faces(skip_corrupt: bool) -> Decoded:
 
 
 def _digits(skip_corrupt: bool) -> Decoded:
-    from sklearn import datasets  # type: ignore[import-untyped,unused-ignore]
+    from sklearn import datasets
 
     bunch = datasets.load_digits()
     grey = bunch.images / 16  # (1797, 8, 8), 0..16

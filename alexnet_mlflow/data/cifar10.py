@@ -189,7 +189,7 @@ def _from_parquet(files: tuple[Path, ...], skip_corrupt: bool) -> Decoded:
 
 def _row_count(file: Path) -> int:
     """Rows of a parquet file, once it is clear that it has the columns."""
-    import pyarrow as pa  # type: ignore[import-untyped,unused-ignore]
+    import pyarrow as pa
     from pyarrow import parquet
 
     try:
@@ -211,7 +211,7 @@ def _row_count(file: Path) -> int:
 
 def _cells(file: Path) -> Iterator[tuple[bytes, int]]:
     """Encoded picture (empty where there is none) and label of each row."""
-    import pyarrow as pa  # type: ignore[import-untyped,unused-ignore]
+    import pyarrow as pa
     from pyarrow import parquet
 
     try:

@@ -63,13 +63,13 @@ def find(root: Path, name: str) -> Source:
         for (part, label), found in files.items()
         for file in found
     ]
-    decode = partial(decode_pictures, pictures, classes, name, root.resolve().name, str(root))
+    decode = partial(decode_pictures, pictures, classes, name, root.name or name, str(root))
     return Source(name, root, tuple(file for found in files.values() for file in found), decode)
 
 
 def slug(path: str) -> str:
     """A folder's name in small letters, digits and `-`, at most 60 of them."""
-    name = os.path.basename(os.path.realpath(path))
+    name = os.path.basename(os.path.abspath(os.path.expanduser(path)))
     return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:60].strip("-") or "folder"
 
 

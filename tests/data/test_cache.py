@@ -55,10 +55,11 @@ def test_damage_is_rebuilt(
     source = folder.find(make_pictures({"a": 3, "b": 3}), "p")
     decoded = cache.through(source, False)
     (entry,) = entries(cache_folder)
-    raw = bytearray((entry / name).read_bytes())
+    file = entry / name
+    raw = bytearray(file.read_bytes())
     if harm == "flip":
         raw[-3] ^= 1
-    file, kept = entry / name, {"flip": raw, "cut": raw[: len(raw) // 2], "empty": b""}
+    kept = {"flip": bytes(raw), "cut": bytes(raw[: len(raw) // 2]), "empty": b""}
     file.unlink() if harm == "remove" else file.write_bytes(kept[harm])
     with pytest.raises(DataError, match="damaged"):
         cache.read(entry)

@@ -8,6 +8,7 @@ import os
 import pickle
 import shutil
 import tarfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -149,6 +150,42 @@ def test_a_forged_title_is_not_believed(tmp_path: Path, cache_folder: Path) -> N
     object.__setattr__(forged, "title", "CIFAR-10")
     cache.write(forged, tmp_path / "new" / "cifar10")
     assert load(config(tmp_path / "new")).title == "CIFAR-10 (unverified copy)"
+
+
+@pytest.fixture
+def official_toy(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lets the toy's labels and pixels be the official ones."""
+    for part, rows in (("train", slice(0, 5 * N)), ("test", slice(5 * N, None))):
+        labels = hashlib.sha256(LABELS[rows].tobytes()).hexdigest()
+        monkeypatch.setitem(cifar10.LABELS_SHA256, part, labels)
+        monkeypatch.setitem(cifar10.PIXELS_MD5, part, cifar10.pixels_md5(PIXELS[rows]))
+
+
+@pytest.mark.parametrize("write", [write_batches, write_parquet])
+def test_official_pixels_get_the_bare_title(
+    write: Callable[..., Any], official_toy: None, tmp_path: Path
+) -> None:
+    write(tmp_path)
+    assert_toy(tmp_path, "CIFAR-10")
+
+
+def test_only_the_official_archive_gets_the_bare_title(
+    official_toy: None, tmp_path: Path, cache_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    digest = hashlib.sha256(write_archive(tmp_path).read_bytes()).hexdigest()
+    assert_toy(tmp_path, "CIFAR-10 (unverified copy)")
+    shutil.rmtree(cache_folder)
+    monkeypatch.setattr(cifar10, "ARCHIVE_SHA256", digest)
+    assert_toy(tmp_path, "CIFAR-10")
+
+
+@pytest.mark.parametrize("at", [3, 5 * N + 3])
+def test_one_wrong_pixel_costs_the_title(at: int, official_toy: None, tmp_path: Path) -> None:
+    place, (part, row) = write_batches(tmp_path), divmod(at, N)
+    batch = pickle.loads(pickled(part))
+    batch[b"data"][row, 5] ^= 1
+    (place / cifar10.BATCHES[part]).write_bytes(pickle.dumps(batch, 2))
+    assert load(config(tmp_path)).title == "CIFAR-10 (unverified copy)"
 
 
 def test_published_order_is_put_right() -> None:

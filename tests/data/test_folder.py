@@ -92,6 +92,11 @@ def test_16_bits_are_scaled_not_cut() -> None:
     assert np.array_equal(decoded[0], np.rint(ramp / 257).astype(np.uint8))
 
 
+def test_huge_pictures_are_refused_before_they_are_decoded() -> None:
+    with pytest.raises(Image.DecompressionBombWarning):
+        folder.decode_picture(b"P5 10000 10000 255\n")
+
+
 def test_exif_turns() -> None:
     pixels = np.zeros((32, 32, 3), np.uint8)
     pixels[0] = 255
@@ -139,7 +144,7 @@ def load_counts(root: Path) -> list[dict[str, int]]:
 def test_any_file_name(make_pictures: Maker) -> None:
     root = make_pictures({"a": 5, "b": 5}, name="Häuser & Co")
     for number, name in enumerate([b"new\nline.png", b"bad\xff.png", b"semi;$(x).png"]):
-        shutil.copy(root / "a" / f"00{number}.png", os.fsencode(root / "a") + b"/" + name)
+        shutil.copy(root / "a" / f"00{number}.png", root / "a" / os.fsdecode(name))
     first, second = (load(DataConfig(dataset=str(root))) for _ in range(2))
     assert first.name == "h-user-co" and first.digest == second.digest
     assert sum(first.counts["train"].values()) == len(first.train)

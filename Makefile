@@ -1,0 +1,55 @@
+# `make help` lists what there is. Needs Python >= 3.11, git and make; everything else is set up here.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+UV := $(BIN)/uv pip install --quiet --python $(BIN)/python
+DEMO := --dataset=faces --optimizer=both --trials=10 --fine-trials=5
+
+export MLFLOW_DISABLE_TELEMETRY ?= true
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test lint ui lock docker-gpu clean
+
+help:  ## Show this list
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /|/' | awk -F'|' '{printf "  make %-12s %s\n", $$1, $$2}'
+
+setup: $(READY)  ## Make .venv and install the locked packages, every hash checked
+
+$(READY): requirements.txt requirements-dev.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "Python 3.11 or newer is needed: make PYTHON=/path/to/python3.11 $(MAKECMDGOALS)" >&2; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+	sed -n '/^uv==/,/[^\\]$$/p' requirements.txt > $(VENV)/uv.txt
+	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r $(VENV)/uv.txt
+	$(UV) --compile-bytecode --require-hashes -r requirements.txt -r requirements-dev.txt
+	$(UV) --no-deps --no-build-isolation --editable .
+	touch $@
+
+demo: $(READY)  ## The whole protocol on the bundled faces, SGD against Adam, on a CPU
+	$(BIN)/alexnet-mlflow babysit $(DEMO)
+	@echo
+	@echo "Runs, plots, models and the registry: make ui"
+
+ui: $(READY)  ## Open the runs in the MLflow UI, http://127.0.0.1:5000
+	MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false $(BIN)/mlflow ui --host 127.0.0.1 --port 5000
+
+test: $(READY)  ## Run the tests
+	$(BIN)/pytest -q
+
+lint: $(READY)  ## Check style and types
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+lock: $(READY)  ## Write the locks anew from the ranges in pyproject.toml
+	$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes \
+		--custom-compile-command "make lock" pyproject.toml -o requirements.txt
+	$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes \
+		--custom-compile-command "make lock" --group dev -c requirements.txt -o requirements-dev.txt
+
+docker-gpu:  ## Build the CUDA image alexnet-mlflow:gpu
+	docker build --tag alexnet-mlflow:gpu --build-arg COMMIT=$$(git rev-parse HEAD) .
+
+clean:  ## Remove the environment; runs, models and caches stay
+	rm -rf $(VENV)
