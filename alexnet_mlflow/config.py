@@ -265,7 +265,7 @@ PRESETS: dict[str, Preset] = {
     "fddb": Preset(  # the report
         sanity_lr={"sgd": 1e-4, "adam": 1e-4}, overfit_pictures=128, search_epochs=10
     ),
-    "faces": Preset(batch_size=16, overfit_pictures=64, search_epochs=10),
+    "faces": Preset(batch_size=16, overfit_pictures=64, search_epochs=6),
     "digits": Preset(),
 }
 

@@ -6,6 +6,7 @@ viridis or blue and orange, which people who see no red or green can tell apart.
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 
 import numpy as np
@@ -21,10 +22,21 @@ from alexnet_mlflow.train import EpochResult
 
 TRAIN, VAL = "#1f77b4", "#ff7f0e"
 DPI = 110
+COUNTED_CLASSES = 30  # a confusion matrix of more shows colours only: its counts are unreadable
+EXPLODED = 10.0  # a loss of more than this many times ln C needs a logarithmic axis
 
 
-def _figure(width: float, height: float) -> Figure:
-    return Figure(figsize=(width, height), dpi=DPI, layout="constrained")
+def _figure(width: float, height: float, title: str) -> Figure:
+    """An empty figure (inches) with a title as broad as it is."""
+    figure = Figure(figsize=(width, height), dpi=DPI, layout="constrained")
+    figure.suptitle(_lines(title, int(13 * width)), fontsize=10)
+    return figure
+
+
+def _lines(text: str, width: int, most: int = 2) -> str:
+    """Text in lines of at most `width` characters, cut after `most`; a `$` is no mathematics."""
+    wrapped = textwrap.wrap(text, width, max_lines=most, placeholder=" ...")
+    return "\n".join(wrapped).replace("$", r"\$")
 
 
 def augmentation(images: torch.Tensor, chosen: Draw, title: str) -> Figure:
@@ -35,13 +47,12 @@ def augmentation(images: torch.Tensor, chosen: Draw, title: str) -> Figure:
     """
     augmented = apply(images, chosen)
     rows = [to_pixels(images), augmented, normalise(augmented).clamp(0, 1)]
-    names = ["stored", "augmented", "augmented +\nnormalised\n(clipped)"]
-    figure = _figure(0.62 * len(images) + 1.2, 2.9)
+    names = ["stored", "augmented", "augmented,\nnormalised,\nclipped"]
+    figure = _figure(max(4.0, 0.62 * len(images) + 1.2), 2.6, title)
     axes = figure.subplots(len(rows), 1)
     for axis, name, row in zip(axes, names, rows, strict=True):
         _show(axis, make_grid(row, nrow=len(images), padding=2, pad_value=1.0))
         axis.set_ylabel(name, rotation=0, ha="right", va="center", fontsize=8)
-    axes[0].set_title(title, fontsize=9)
     return figure
 
 
@@ -58,25 +69,36 @@ def curves(history: Sequence[EpochResult], title: str, classes: int) -> Figure:
 
     history: every epoch's result, in order.
     """
-    figure = _figure(9, 3.6)
+    figure = _figure(9, 3.6, title)
     left, right = figure.subplots(1, 2)
     epochs = [result.epoch for result in history]
     for axis, name in ((left, "loss"), (right, "accuracy")):
         for split, colour in (("train", TRAIN), ("val", VAL)):
             values = [result.figures[f"{split}_{name}"] for result in history]
             axis.plot(epochs, values, marker=".", color=colour, label=split)
-        axis.set_xlabel("epoch")
-        axis.set_ylabel(name)
+        axis.set(xlabel="epoch", ylabel=name, xlim=(epochs[0] - 0.5, epochs[-1] + 0.5))
         axis.grid(alpha=0.3)
         axis.xaxis.get_major_locator().set_params(integer=True)
     left.axhline(np.log(classes), color="grey", linestyle=":", label=f"ln {classes}")
-    best = max(history, key=lambda result: (result.val_accuracy, -result.val_loss))
-    right.axvline(best.epoch, color="grey", linestyle=":", label=f"best: {best.epoch}")
+    losses = np.array([(result.train_loss, result.val_loss) for result in history])
+    if losses[np.isfinite(losses)].max(initial=0.0) > EXPLODED * np.log(classes):
+        left.set_yscale("symlog", linthresh=1.0)
+    _mark_epochs(right, history)
     right.set_ylim(-0.02, 1.02)
     left.legend()
-    right.legend(loc="lower right")
-    figure.suptitle(title, fontsize=10)
+    right.legend()
     return figure
+
+
+def _mark_epochs(axis: Axes, history: Sequence[EpochResult]) -> None:
+    """The best epoch on validation, which is never a diverged one, and where it diverged."""
+    sound = [result for result in history if not result.diverged]
+    if sound:
+        best = max(sound, key=lambda result: (result.val_accuracy, -result.val_loss))
+        axis.axvline(best.epoch, color="grey", linestyle=":", label=f"best: {best.epoch}")
+    if len(sound) < len(history):
+        end = history[-1].epoch
+        axis.axvline(end, color="black", linestyle="--", label=f"diverged: {end}")
 
 
 def search(
@@ -86,7 +108,7 @@ def search(
 
     Diverged trials are crosses; the rectangles are the spaces that were searched.
     """
-    figure = _figure(8, 4.6)
+    figure = _figure(8, 4.6, title)
     axis = figure.subplots()
     trials = [(item.point, item.val_accuracy) for item in (*coarse, *fine)]
     found = [accuracy for _, accuracy in trials if accuracy is not None]
@@ -110,7 +132,7 @@ def search(
         lr, decay = space.lr, space.weight_decay
         corner, width, height = (lr.low, decay.low), lr.high - lr.low, decay.high - decay.low
         axis.add_patch(Rectangle(corner, width, height, fill=False, linestyle="--", color="grey"))
-    axis.set(xscale="log", yscale="log", xlabel="learning rate", ylabel="weight decay", title=title)
+    axis.set(xscale="log", yscale="log", xlabel="learning rate", ylabel="weight decay")
     axis.legend(loc="upper left", bbox_to_anchor=(0, -0.15), ncols=3, frameon=False)
     if dots is not None:
         figure.colorbar(dots, ax=axis, label="best validation accuracy")
@@ -119,20 +141,29 @@ def search(
 
 def confusion(matrix: np.ndarray, classes: Sequence[str], title: str) -> Figure:
     """Rows are the true classes, columns the predicted; (C, C) counts."""
-    size = max(3.6, 0.55 * len(classes) + 2)
-    figure = _figure(size + 0.6, size)
+    size = min(max(3.6, 0.55 * len(classes) + 2), 0.55 * COUNTED_CLASSES + 2)
+    figure = _figure(size + 1.0, size, title)
     axis = figure.subplots()
     shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
     picture = axis.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-    for row, column in np.ndindex(*matrix.shape):
-        ink = "white" if shares[row, column] > 0.6 else "black"
-        axis.text(column, row, str(matrix[row, column]), ha="center", va="center", color=ink)
-    places = range(len(classes))
-    axis.set_xticks(places, labels=classes, rotation=45, ha="right")
-    axis.set_yticks(places, labels=classes)
-    axis.set(xlabel="predicted", ylabel="true", title=title)
+    every = -(-len(classes) // COUNTED_CLASSES)
+    if every == 1:
+        _write_counts(axis, matrix, shares)
+    places = range(0, len(classes), every)
+    names = [_lines(classes[place], 20) for place in places]
+    axis.set_xticks(places, labels=names, rotation=45, ha="right")
+    axis.set_yticks(places, labels=names)
+    axis.set(xlabel="predicted", ylabel="true")
     figure.colorbar(picture, ax=axis, label="share of the true class", shrink=0.8)
     return figure
+
+
+def _write_counts(axis: Axes, matrix: np.ndarray, shares: np.ndarray) -> None:
+    """The number of pictures in each cell, smaller where one has many digits."""
+    size = 10 if matrix.max(initial=0) < 10_000 else 7
+    for row, column in np.ndindex(*matrix.shape):
+        ink, count = "white" if shares[row, column] > 0.6 else "black", str(matrix[row, column])
+        axis.text(column, row, count, ha="center", va="center", color=ink, fontsize=size)
 
 
 def roc_and_pr(labels: np.ndarray, positive: np.ndarray, name: str, title: str) -> Figure:
@@ -142,7 +173,7 @@ def roc_and_pr(labels: np.ndarray, positive: np.ndarray, name: str, title: str) 
     """
     from sklearn import metrics
 
-    figure = _figure(9, 4.2)
+    figure = _figure(9, 4.2, f"{title}: {name}")
     left, right = figure.subplots(1, 2)
     false_rate, true_rate, _ = metrics.roc_curve(labels, positive)
     left.plot(false_rate, true_rate, color=TRAIN)
@@ -151,28 +182,28 @@ def roc_and_pr(labels: np.ndarray, positive: np.ndarray, name: str, title: str) 
     left.set(xlabel="false positive rate", ylabel="true positive rate")
     left.set_title(f"ROC, area {area:.4f}")
     precision, recall, _ = metrics.precision_recall_curve(labels, positive)
-    right.plot(recall, precision, color=TRAIN)
+    right.plot(recall, precision, color=TRAIN, drawstyle="steps-post")
     average = metrics.average_precision_score(labels, positive)
     right.axhline(labels.mean(), color="grey", linestyle=":")
     right.set(xlabel="recall", ylabel="precision", title=f"PR, average precision {average:.4f}")
     for axis in (left, right):
         axis.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
         axis.grid(alpha=0.3)
-    figure.suptitle(f"{title}: {name}", fontsize=10)
     return figure
 
 
 def mistakes(images: np.ndarray, captions: Sequence[str], title: str, columns: int = 8) -> Figure:
     """A grid of pictures with a caption each. images: (N, 3, 32, 32) uint8, N >= 0."""
+    texts = ["\n".join(_lines(line, 21) for line in text.splitlines()) for text in captions]
+    lines = max((text.count("\n") + 1 for text in texts), default=0)
     rows = max(1, -(-len(images) // columns))
-    figure = _figure(1.35 * columns, 1.55 * rows + 0.5)
+    figure = _figure(1.35 * columns, (1.3 + 0.12 * lines) * rows + 0.4, title)
     axes = figure.subplots(rows, columns, squeeze=False).ravel()
     for axis in axes:
         axis.axis("off")
-    for axis, picture, caption in zip(axes, images, captions, strict=False):
+    for axis, picture, text in zip(axes, images, texts, strict=False):
         axis.imshow(picture.transpose(1, 2, 0), interpolation="nearest")
-        axis.set_title(caption, fontsize=7)
-    figure.suptitle(title if len(images) else f"{title}: none", fontsize=10)
+        axis.set_title(text, fontsize=7)
+    if not len(images):
+        figure.text(0.5, 0.5, "none", ha="center", va="center")
     return figure
-
-

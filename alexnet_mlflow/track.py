@@ -309,8 +309,8 @@ class MlflowTracker(NullTracker):
             classes = model(example).shape[1]
         dtype = np.dtype("float32")
         signature = ModelSignature(
-            Schema([TensorSpec(dtype, (-1, *example.shape[1:]), "pixels")]),
-            Schema([TensorSpec(dtype, (-1, classes), "probabilities")]),
+            Schema([TensorSpec(dtype, (-1, *example.shape[1:]))]),
+            Schema([TensorSpec(dtype, (-1, classes))]),
         )
         packages = [f"torch=={torch.__version__.split('+')[0]}", f"mlflow=={mlflow.__version__}"]
         info = mlflow.pytorch.log_model(

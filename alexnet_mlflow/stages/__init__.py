@@ -6,6 +6,7 @@ Stages never import one another; they meet through MLflow run ids and model URIs
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import subprocess
 from collections.abc import Iterator
@@ -137,6 +138,7 @@ def layer_lines(net: model.AlexNet) -> str:
     return "\n".join(lines) + "\n"
 
 
+@functools.cache
 def git_commit() -> str:
     """The commit of the code that runs, `+changes` where the tree differs; `unknown` elsewhere."""
     folder = Path(__file__).resolve().parent

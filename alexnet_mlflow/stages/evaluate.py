@@ -54,13 +54,13 @@ def run(config: EvaluateConfig, tracker: Tracker) -> StageResult:
         uri = final.tags["model_uri"]
         logged = LoggedModel(uri, uri.removeprefix("models:/"))
         here.metrics(figures, model=logged, data=(data.title, data.digest))
-        best = final.metrics["best_val_accuracy"]
-        here.metrics({"best_val_accuracy": best})
+        best = {name: final.metrics[name] for name in ("best_val_accuracy", "best_val_loss")}
+        here.metrics(best)
         _show(here, data, test, scores)
         close(here, "pass")
         return StageResult(
             "evaluate", here.run_id, "pass", _sentences(data, scores, looks),
-            {**figures, "best_val_accuracy": best, "final_run": final.run_id}, uri,
+            {**figures, **best, "final_run": final.run_id}, uri,
         )
 
 

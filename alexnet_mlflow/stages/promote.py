@@ -27,7 +27,7 @@ def run(config: PromoteConfig, tracker: Tracker) -> StageResult:
             f"there is no evaluated final run of {dataset} in this experiment: run "
             f"`alexnet-mlflow evaluate --dataset={config.dataset}` first"
         )
-    chosen = max(candidates, key=lambda found: found.metrics["best_val_accuracy"])
+    chosen = max(candidates, key=_on_validation)
     name = registry.registered_name(dataset)
     champion = registry.champion(name)
     if champion and champion.tags.get("test_digest") != chosen.tags["test_digest"]:
@@ -66,6 +66,11 @@ def _candidates(dataset: str, tracker: Tracker) -> list[FoundRun]:
     return [item for item in found if item is not None]
 
 
+def _on_validation(found: FoundRun) -> tuple[float, float]:
+    """By accuracy, then by loss."""
+    return found.metrics["best_val_accuracy"], -found.metrics["best_val_loss"]
+
+
 def _register(name: str, chosen: FoundRun) -> Version:
     tags = {key: chosen.tags[key] for key in KEPT_TAGS if key in chosen.tags}
     figures = {
@@ -101,7 +106,8 @@ def _judge(chosen: FoundRun, version: Version, champion: Version | None) -> tupl
 
 def _choice(candidates: list[FoundRun], chosen: FoundRun) -> str:
     told = ", ".join(
-        f"{found.tags['optimizer']} {found.metrics['best_val_accuracy']:.2%}"
+        f"{found.tags['optimizer']} {found.metrics['best_val_accuracy']:.2%} "
+        f"(loss {found.metrics['best_val_loss']:.4f})"
         for found in candidates
     )
     return f"Candidates on validation: {told}. The better: {chosen.tags['optimizer']}."

@@ -176,7 +176,6 @@ def _closed(here: Tracker, trials: list[Trial], learnt: bool, reason: str) -> St
         here.tags({"best_trial": winner.run_id})
         figures |= {**best, **found}
         sentences = (
-            reason,
             f"Best: {winner.best.val_accuracy:.2%} on validation at lr {winner.point.lr:.4g}, "
             f"weight decay {winner.point.weight_decay:.3g} ({winner.phase} trial "
             f"{winner.number}, epoch {winner.best.epoch}).",
