@@ -175,7 +175,7 @@ def _closed(here: Tracker, trials: list[Trial], learnt: bool, reason: str) -> St
         here.metrics(best)
         here.tags({"best_trial": winner.run_id})
         figures |= {**best, **found}
-        sentences = (
+        sentences: tuple[str, ...] = (
             f"Best: {winner.best.val_accuracy:.2%} on validation at lr {winner.point.lr:.4g}, "
             f"weight decay {winner.point.weight_decay:.3g} ({winner.phase} trial "
             f"{winner.number}, epoch {winner.best.epoch}).",
