@@ -7,8 +7,8 @@ What is read is either the whole new state or the whole old one, never a mixture
 from __future__ import annotations
 
 import os
-import pickle
 import shutil
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -39,13 +39,20 @@ def save(path: Path, state: dict[str, Any]) -> None:
 
 
 def load(path: Path) -> dict[str, Any]:
-    """The state at `path`, on the CPU. BadInput where it is missing or damaged."""
+    """The state at `path`, on the CPU. BadInput where it is missing or damaged.
+
+    The file is a zip archive with checksums, which torch.load itself does not compare.
+    """
     try:
+        with zipfile.ZipFile(path) as archive:
+            if damaged := archive.testzip():
+                raise zipfile.BadZipFile(f"{damaged} has another checksum")
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise BadInput(f"there is no checkpoint {path}: start the run anew") from None
-    except (RuntimeError, EOFError, pickle.UnpicklingError, OSError) as error:
-        raise BadInput(f"the checkpoint {path} cannot be read ({error}): start anew") from error
+    except Exception as error:  # a damaged file raises nearly anything
+        reason = str(error).partition("\n")[0].partition(". ")[0]  # torch adds a page of advice
+        raise BadInput(f"the checkpoint {path} cannot be read ({reason}): start anew") from error
     return state
 
 

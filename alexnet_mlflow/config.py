@@ -59,6 +59,14 @@ def _check_at_least(config: object, least: float, *names: str) -> None:
             raise BadInput(text + _instead(config, name))
 
 
+def _check_choices(config: object) -> None:
+    for item in dataclasses.fields(config):  # type: ignore[arg-type]
+        choices, value = item.metadata["choices"], getattr(config, item.name)
+        if choices and value not in choices:
+            text = f"{option_name(item.name)} must be one of {', '.join(choices)}, got {value!r}"
+            raise BadInput(text + _instead(config, item.name))
+
+
 @dataclass(frozen=True, kw_only=True)
 class DataConfig:
     """Which pictures, and how they are divided. The division does not depend on `--seed`."""
@@ -75,7 +83,8 @@ class DataConfig:
         for name in ("val_fraction", "test_fraction"):
             value = getattr(self, name)
             if not 0 < value < 1:
-                raise BadInput(f"{option_name(name)} must lie between 0 and 1, got {value}")
+                text = f"{option_name(name)} must lie between 0 and 1, got {value}"
+                raise BadInput(text + _instead(self, name))
         _check_at_least(self, 0, "limit", "split_seed")
 
     @property
@@ -99,8 +108,11 @@ class RunConfig(DataConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        _check_choices(self)
         _check_positive(self, "batch_size")
         _check_at_least(self, 0, "seed", "momentum")
+        if self.seed >= 2**63:  # torch and numpy take no more, with one to spare
+            raise BadInput(f"--seed must be below 2^63, got {self.seed}" + _instead(self, "seed"))
         if self.momentum >= 1:
             raise BadInput(f"--momentum must be below 1, got {self.momentum}: 0.9 is usual")
 
@@ -136,14 +148,11 @@ class OverfitConfig(RunConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
-class SearchConfig(RunConfig):
-    """Coarse random search over both rates, narrowed with a reason, then fine search."""
-
-    stage: ClassVar[str] = "search"
+class SpaceConfig(RunConfig):
+    """How many draws, and from where: the report's 10^-5 .. 10^5 and 10^-6 .. 10^-3."""
 
     trials: int = _option(20, "Coarse draws.")
     fine_trials: int = _option(10, "Fine draws, in the narrowed range.")
-    epochs: int | None = _option(None, "Epochs a trial; auto = preset.")
     lr_low: float = _option(1e-5, "Lowest learning rate of the coarse search.")
     lr_high: float = _option(1e5, "Highest learning rate of the coarse search.")
     weight_decay_low: float = _option(1e-6, "Lowest weight decay of the coarse search.")
@@ -151,14 +160,30 @@ class SearchConfig(RunConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _check_positive(self, "trials", "epochs", "lr_low", "lr_high")
+        _check_positive(self, "trials", "lr_low", "lr_high")
         _check_positive(self, "weight_decay_low", "weight_decay_high")
         _check_at_least(self, 0, "fine_trials")
         for name in ("lr", "weight_decay"):
             low, high = getattr(self, f"{name}_low"), getattr(self, f"{name}_high")
             if low >= high:
                 option = option_name(name)
-                raise BadInput(f"{option}-low must be below {option}-high, got {low} and {high}")
+                raise BadInput(
+                    f"{option}-low must be below {option}-high, got {low} and {high}: "
+                    "give them the other way round"
+                )
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchConfig(SpaceConfig):
+    """Coarse random search over both rates, narrowed with a reason, then fine search."""
+
+    stage: ClassVar[str] = "search"
+
+    epochs: int | None = _option(None, "Epochs a trial; auto = preset.")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check_positive(self, "epochs")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -191,6 +216,9 @@ class EvaluateConfig:
     device: str = _option("auto", "Where to compute; auto = cuda where there is one.", DEVICES)
     run: str = _option("latest", "Id of the final run; latest = of this data set and optimizer.")
 
+    def __post_init__(self) -> None:
+        _check_choices(self)
+
 
 @dataclass(frozen=True, kw_only=True)
 class PromoteConfig:
@@ -202,21 +230,18 @@ class PromoteConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class BabysitConfig(RunConfig):
+class BabysitConfig(SpaceConfig):
     """The whole protocol: sanity, overfit, search, final, evaluate, promote, in one command."""
 
     stage: ClassVar[str] = "babysit"
 
     optimizer: str = _option("sgd", "The optimizer, or both.", (*OPTIMIZERS, "both"))
-    trials: int = _option(20, "Coarse draws.")
-    fine_trials: int = _option(10, "Fine draws, in the narrowed range.")
     search_epochs: int | None = _option(None, "Epochs a trial; auto = preset.")
     epochs: int | None = _option(None, "Epochs of the final training; auto = preset.")
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _check_positive(self, "trials", "search_epochs", "epochs")
-        _check_at_least(self, 0, "fine_trials")
+        _check_positive(self, "search_epochs", "epochs")
 
 
 STAGES: dict[str, type[Any]] = {

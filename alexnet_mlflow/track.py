@@ -17,6 +17,7 @@ import json
 import logging
 import math
 import os
+import re
 import tempfile
 import time
 from collections.abc import Iterable, Iterator, Mapping
@@ -35,7 +36,6 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 DIGEST_LENGTH = 36  # MLflow's limit for a data set's digest
-PARAM_LENGTH = 6000  # MLflow's limit for a parameter's text
 
 # Model files are read without pickle, whatever the shell says; MLflow's own words for it.
 SAFE = {
@@ -51,7 +51,6 @@ class FoundRun:
     """A run as it is read back."""
 
     run_id: str
-    name: str
     params: dict[str, str]
     metrics: dict[str, float]
     tags: dict[str, str]
@@ -90,11 +89,8 @@ class NullTracker:
         """Set tags on another run."""
 
     def metrics(
-        self,
-        values: Mapping[str, float],
-        step: int = 0,
-        model: LoggedModel | None = None,
-        data: tuple[str, str] | None = None,
+        self, values: Mapping[str, float], step: int = 0,
+        model: LoggedModel | None = None, data: tuple[str, str] | None = None,
     ) -> None:
         """One call. `model` and `data` (name, digest) link the figures to what they describe."""
 
@@ -154,13 +150,15 @@ def connect() -> Tracker:
     logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)
     import mlflow
     from mlflow.exceptions import MlflowException
+    from sqlalchemy.exc import SQLAlchemyError
 
     uri = mlflow.get_tracking_uri()
     try:
         with _environment(IMPATIENT):
+            _probe(uri)
             client = mlflow.MlflowClient()
             return MlflowTracker(client, _experiment(client), None)
-    except (MlflowException, OSError, ImportError) as error:
+    except (MlflowException, SQLAlchemyError, OSError, ImportError) as error:
         reason = str(error).splitlines()[0][:200]
         raise BadInput(
             f"the tracking store {uri} does not answer ({reason}): start it, or set "
@@ -168,12 +166,22 @@ def connect() -> Tracker:
         ) from error
 
 
+def _probe(uri: str) -> None:
+    """Raise at once where a database does not answer; MLflow would try for a minute and a half."""
+    import sqlalchemy
+    from mlflow.store.db.db_types import DATABASE_ENGINES
+
+    if uri.split(":")[0].split("+")[0] in DATABASE_ENGINES:
+        engine = sqlalchemy.create_engine(uri)
+        engine.connect().close()
+        engine.dispose()
+
+
 def _experiment(client: MlflowClient) -> str:
     """The experiment's id by MLflow's own rules: the name's, the id's, else Default."""
-    import mlflow
-
     if name := os.environ.get("MLFLOW_EXPERIMENT_NAME"):
-        return str(mlflow.set_experiment(name).experiment_id)
+        known = client.get_experiment_by_name(name)
+        return str(known.experiment_id if known else client.create_experiment(name))
     experiment = os.environ.get("MLFLOW_EXPERIMENT_ID", "0")
     client.get_experiment(experiment)
     return experiment
@@ -216,7 +224,7 @@ class MlflowTracker(NullTracker):
             self._client.set_tag(runner, "continues", run_id)
         run = mlflow.start_run(
             run_id=run_id or runner,
-            run_name=name,
+            run_name=name if runner is None or self._unnamed(runner) else None,
             nested=self.run_id is not None,
             experiment_id=None if run_id or runner else self._experiment_id,
         )
@@ -231,6 +239,11 @@ class MlflowTracker(NullTracker):
             mlflow.end_run("KILLED" if stopped else "FAILED")
             raise
         mlflow.end_run(tracker._status)
+
+    def _unnamed(self, run_id: str) -> bool:
+        """Has the runner made up the run's name, because the user gave none?"""
+        name = self._client.get_run(run_id).info.run_name
+        return re.fullmatch(r"[a-z]+-[a-z]+-\d+", name) is not None
 
     def params(self, values: Mapping[str, object]) -> None:
         from mlflow.entities import Param
@@ -255,22 +268,16 @@ class MlflowTracker(NullTracker):
         self._client.log_batch(run_id, tags=entries)
 
     def metrics(
-        self,
-        values: Mapping[str, float],
-        step: int = 0,
-        model: LoggedModel | None = None,
-        data: tuple[str, str] | None = None,
+        self, values: Mapping[str, float], step: int = 0,
+        model: LoggedModel | None = None, data: tuple[str, str] | None = None,
     ) -> None:
         from mlflow.entities import Metric
 
         now = int(time.time() * 1000)
         name, digest = (data[0], data[1][:DIGEST_LENGTH]) if data else (None, None)
-        model_id = model.model_id if model else None
-        entries = [
-            Metric(key, float(value), now, step, model_id, name, digest, self._run)
-            for key, value in values.items()
-            if math.isfinite(value)
-        ]
+        link = (model.model_id if model else None, name, digest, self._run)
+        finite = {key: float(value) for key, value in values.items() if math.isfinite(value)}
+        entries = [Metric(key, value, now, step, *link) for key, value in finite.items()]
         self._client.log_batch(self._run, metrics=entries)
 
     def figure(self, figure: Figure, path: str) -> None:
@@ -379,7 +386,7 @@ def logged(tracker: Tracker, results: Iterable[EpochResult]) -> Iterator[EpochRe
 
 
 def _text(value: object) -> str:
-    return (repr(value) if isinstance(value, float) else str(value))[:PARAM_LENGTH]
+    return repr(value) if isinstance(value, float) else str(value)
 
 
 def _same(logged: str, text: str) -> bool:
@@ -391,5 +398,4 @@ def _same(logged: str, text: str) -> bool:
 
 
 def _found(run: Any) -> FoundRun:
-    data = run.data
-    return FoundRun(run.info.run_id, run.info.run_name, data.params, data.metrics, data.tags)
+    return FoundRun(run.info.run_id, run.data.params, run.data.metrics, run.data.tags)

@@ -1,0 +1,104 @@
+"""The sealed test split is opened once a call, on the final run's own division."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import Babysat
+from mlflow import MlflowClient
+
+from alexnet_mlflow.compare import wilson
+from alexnet_mlflow.config import BadInput, DataConfig, EvaluateConfig
+from alexnet_mlflow.data import load, load_test
+from alexnet_mlflow.stages import evaluate
+from alexnet_mlflow.track import connect
+
+
+@pytest.fixture
+def client(babysat: Babysat) -> MlflowClient:
+    return MlflowClient(f"sqlite:///{babysat.folder}/mlflow.db")
+
+
+def predictions(client: MlflowClient, run_id: str) -> pd.DataFrame:
+    return pd.read_parquet(client.download_artifacts(run_id, "predictions.parquet"))
+
+
+def test_the_figures_are_those_of_the_predictions(babysat: Babysat, client: MlflowClient) -> None:
+    for run in babysat.runs["evaluate"]:
+        frame, metrics = predictions(client, run.info.run_id), run.data.metrics
+        correct = int((frame["label"] == frame["prediction"]).sum())
+        assert metrics["test_correct"] == correct and metrics["test_pictures"] == len(frame) == 12
+        assert metrics["test_accuracy"] == correct / len(frame)
+        assert (metrics["test_accuracy_low"], metrics["test_accuracy_high"]) == pytest.approx(
+            wilson(correct, len(frame))
+        )
+        chances = frame[["p_blue", "p_red"]].to_numpy()
+        assert np.allclose(chances.sum(axis=1), 1, atol=1e-5)
+        losses = -np.log(chances[np.arange(len(frame)), frame["label"]])
+        assert metrics["test_loss"] == pytest.approx(losses.mean(), abs=1e-5)
+        assert math.isclose(frame["loss"].mean(), metrics["test_loss"], abs_tol=1e-6)
+
+
+def test_the_pictures_are_the_test_splits(
+    babysat: Babysat, client: MlflowClient, pictures: Path
+) -> None:
+    config = DataConfig(dataset=str(pictures))
+    test, data = load_test(config), load(config)
+    for run in babysat.runs["evaluate"]:
+        frame = predictions(client, run.info.run_id)
+        assert frame["id"].tolist() == test.ids.tolist()
+        assert not set(frame["id"]) & {*data.train.ids.tolist(), *data.val.ids.tolist()}
+        assert run.data.tags["test_digest"] == test.digest
+
+
+def test_everything_to_look_at_is_there(babysat: Babysat, client: MlflowClient) -> None:
+    for run in babysat.runs["evaluate"]:
+        names = {item.path for item in client.list_artifacts(run.info.run_id, "plots")}
+        assert names == {f"plots/{name}.png" for name in ("confusion", "roc_pr", "mistakes")}
+        table = pd.read_csv(client.download_artifacts(run.info.run_id, "per_class.csv"))
+        assert table["class"].tolist() == ["blue", "red"]
+        assert table["pictures"].sum() == 12
+
+
+def test_the_metrics_are_linked_to_model_and_data_set(
+    babysat: Babysat, client: MlflowClient
+) -> None:
+    run = babysat.runs["evaluate"][0]
+    model = client.get_logged_model(run.data.tags["model_uri"].removeprefix("models:/"))
+    linked = {metric.key: metric for metric in model.metrics}
+    assert linked["test_accuracy"].value == run.data.metrics["test_accuracy"]
+    assert linked["test_accuracy"].dataset_name == "colours"
+    assert run.data.tags["data_digest"].startswith(linked["test_accuracy"].dataset_digest)
+
+
+def test_each_look_is_counted(
+    babysat: Babysat, client: MlflowClient, pictures: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(babysat.folder)
+    final = babysat.runs["final"][1].info.run_id
+    looks = int(client.get_run(final).data.tags["test_looks"])
+    config = EvaluateConfig(dataset=str(pictures), optimizer="adam", run=final, device="cpu")
+    result = evaluate.run(config, connect())
+    assert result.figures["test_looks"] == looks + 1
+    assert client.get_run(final).data.tags["test_looks"] == str(looks + 1)
+
+
+def test_other_pictures_are_refused(
+    babysat: Babysat, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A folder of the same name with one picture less is another data set."""
+    monkeypatch.chdir(babysat.folder)
+    other = tmp_path / pictures.name
+    for file in sorted(pictures.rglob("*.png"))[1:]:
+        copy = other / file.relative_to(pictures)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        copy.write_bytes(file.read_bytes())
+    with pytest.raises(BadInput, match="are not those that run"):
+        evaluate.run(EvaluateConfig(dataset=str(other), device="cpu"), connect())
+    with pytest.raises(BadInput, match="--dataset=colours"):
+        run_id = babysat.runs["final"][0].info.run_id
+        evaluate.run(EvaluateConfig(dataset="faces", run=run_id), connect())

@@ -1,0 +1,134 @@
+"""The long training: its rates, its model, how it diverges, and a kill -9 in the middle."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import Babysat
+from mlflow import MlflowClient
+
+from alexnet_mlflow import checkpoint
+from alexnet_mlflow.config import BadInput, FinalConfig
+from alexnet_mlflow.stages import final
+from alexnet_mlflow.track import connect, load_model
+
+
+def settings(pictures: Path, **changes: object) -> FinalConfig:
+    values = {
+        "dataset": str(pictures), "optimizer": "adam", "lr": 1e-4, "weight_decay": 1e-4,
+        "epochs": 3, "batch_size": 8, "device": "cpu", **changes,
+    }
+    return FinalConfig(**values)  # type: ignore[arg-type]
+
+
+def test_the_rates_are_the_searchs(babysat: Babysat) -> None:
+    for search, run in zip(babysat.runs["search"], babysat.runs["final"], strict=True):
+        assert run.data.params["lr"] == search.data.params["best_lr"]
+        assert run.data.params["weight_decay"] == search.data.params["best_weight_decay"]
+
+
+def test_auto_takes_the_latest_search_of_this_optimizer(store: Path, pictures: Path) -> None:
+    root = connect()
+    for optimizer, lr in (("adam", 0.5), ("adam", 0.0002), ("sgd", 0.7)):
+        tags = {"stage": "search", "dataset": "colours", "optimizer": optimizer}
+        with root.child("search", {**tags, "recipe": "report", "verdict": "pass"}) as run:
+            run.params({"best_lr": lr, "best_weight_decay": 1e-5})
+    result = final.run(settings(pictures, lr=None, weight_decay=None, epochs=1), root)
+    assert result.figures["lr"] == 0.0002 and result.figures["weight_decay"] == 1e-5
+
+
+def test_the_model_is_the_best_epochs(babysat: Babysat) -> None:
+    client = MlflowClient(f"sqlite:///{babysat.folder}/mlflow.db")
+    for run in babysat.runs["final"]:
+        history = client.get_metric_history(run.info.run_id, "val_accuracy")
+        best = max(point.value for point in history)
+        assert run.data.metrics["best_val_accuracy"] == best
+        assert history[int(run.data.metrics["best_epoch"]) - 1].value == best
+        assert run.data.tags["model_uri"].startswith("models:/m-")
+        names = {item.path for item in client.list_artifacts(run.info.run_id, "plots")}
+        assert names == {"plots/augmentation.png", "plots/curves.png"}
+    assert not (babysat.folder / "checkpoints").exists() or not list(
+        (babysat.folder / "checkpoints").iterdir()
+    )
+
+
+def test_divergence_is_an_outcome(store: Path, pictures: Path) -> None:
+    result = final.run(settings(pictures, optimizer="sgd", lr=1e6), connect())
+    assert result.verdict == "fail" and result.model_uri is None
+    run = MlflowClient().get_run(str(result.run_id))
+    assert run.data.tags["outcome"] == "diverged" and run.info.status == "FAILED"
+    assert run.data.metrics["diverged_at_epoch"] == 1
+    assert "val_loss" not in run.data.metrics and "model_uri" not in run.data.tags
+
+
+def weights_of(uri: str) -> dict[str, torch.Tensor]:
+    return load_model(uri).state_dict()
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+def test_killed_and_resumed_is_the_same_run_with_the_same_weights(
+    store: Path, pictures: Path, optimizer: str
+) -> None:
+    config = settings(pictures, optimizer=optimizer, epochs=6)
+    straight = final.run(config, connect())
+    names = ("dataset", "optimizer", "lr", "weight_decay", "epochs", "batch_size", "device")
+    options = [f"--{name.replace('_', '-')}={getattr(config, name)}" for name in names]
+    command = [sys.executable, "-m", "alexnet_mlflow", "final", *options]
+    environment = {**os.environ, "MLFLOW_TRACKING_URI": f"sqlite:///{store}/mlflow.db"}
+    with subprocess.Popen(
+        command, cwd=store, env=environment, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stderr is not None
+        for line in process.stderr:
+            if "epoch 3/6" in line:
+                break
+        process.send_signal(signal.SIGKILL)
+        process.wait(timeout=60)
+    [killed] = checkpoint.newest()
+    client = MlflowClient()
+    assert client.get_run(killed).info.status == "RUNNING"
+    resumed = final.run(settings(pictures, optimizer=optimizer, epochs=6, resume="last"), connect())
+    assert resumed.run_id == killed and client.get_run(killed).info.status == "FINISHED"
+    for name in ("train_loss", "val_accuracy"):
+        one = [(p.step, p.value) for p in client.get_metric_history(killed, name)]
+        other = client.get_metric_history(str(straight.run_id), name)
+        assert one == [(p.step, p.value) for p in other], name
+    assert straight.model_uri and resumed.model_uri
+    before, after = weights_of(straight.model_uri), weights_of(resumed.model_uri)
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    assert checkpoint.newest() == []
+
+
+def test_another_setting_is_not_a_resume(store: Path, pictures: Path) -> None:
+    """What was interrupted goes on with its own settings, or is refused by name."""
+    with pytest.raises(KeyboardInterrupt):
+        interrupted(pictures)
+    [name] = checkpoint.newest()
+    with pytest.raises(BadInput, match=r"that run has --lr=0\.0001, not 0\.01"):
+        final.run(settings(pictures, lr=0.01, resume=name), connect())
+    with pytest.raises(BadInput, match="other pictures"):
+        final.run(settings(pictures, split_seed=5, resume=name), connect())
+    result = final.run(settings(pictures, lr=None, weight_decay=None, resume=name), connect())
+    assert result.run_id == name and result.figures["lr"] == 1e-4
+
+
+def interrupted(pictures: Path) -> None:
+    """A final training that somebody stops after its first epoch."""
+    kept = final.shown
+
+    def stopping(*arguments: object) -> object:
+        for number, result in enumerate(kept(*arguments)):  # type: ignore[arg-type]
+            if number == 1:
+                raise KeyboardInterrupt
+            yield result
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(final, "shown", stopping)
+        final.run(settings(pictures), connect())

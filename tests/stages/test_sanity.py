@@ -1,0 +1,52 @@
+"""The first checks, on real pictures and in MLflow."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+from mlflow import MlflowClient
+
+from alexnet_mlflow.config import SanityConfig
+from alexnet_mlflow.stages import sanity
+from alexnet_mlflow.track import connect
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+def test_a_healthy_net_passes(store: Path, pictures: Path, optimizer: str) -> None:
+    config = SanityConfig(dataset=str(pictures), optimizer=optimizer, batch_size=8, device="cpu")
+    result = sanity.run(config, connect())
+    assert result.verdict == "pass", result.sentences
+    assert result.figures["first_loss"] == pytest.approx(math.log(2), rel=0.02)
+    client, run_id = MlflowClient(), str(result.run_id)
+    checks = json.loads(Path(client.download_artifacts(run_id, "checks.json")).read_text())
+    assert [check["name"] for check in checks] == [
+        "first_loss", "first_epoch_loss", "lr_too_low", "lr_too_high",
+    ]
+    run = client.get_run(run_id)
+    assert run.data.tags["verdict"] == "pass" and run.info.status == "FINISHED"
+    assert run.data.metrics["check_first_loss"] == result.figures["first_loss"]
+    names = [artifact.path for artifact in client.list_artifacts(run_id, "plots")]
+    assert names == ["plots/augmentation.png"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "failing"),
+    [
+        ({"low_lr": 0.05, "optimizer": "adam"}, "lr_too_low"),
+        ({"high_lr": 1e-6}, "lr_too_high"),
+        ({"lr": 10.0}, "first_epoch_loss"),
+    ],
+)
+def test_a_probe_that_does_not_do_what_it_must_fails(
+    store: Path, pictures: Path, changes: dict[str, object], failing: str
+) -> None:
+    config = SanityConfig(dataset=str(pictures), batch_size=8, device="cpu", **changes)  # type: ignore[arg-type]
+    result = sanity.run(config, connect())
+    assert result.verdict == "fail"
+    run_id = str(result.run_id)
+    checks = json.loads(Path(MlflowClient().download_artifacts(run_id, "checks.json")).read_text())
+    assert [check["name"] for check in checks if check["verdict"] == "fail"] == [failing]
+    assert MlflowClient().get_run(run_id).info.status == "FAILED"

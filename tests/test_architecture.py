@@ -1,0 +1,410 @@
+"""The house keeps its order: who may import what, what exists once, and how large a piece may be.
+
+A rule is a function from a source file to its complaints, read with ast; nothing of the package
+is imported but in one subprocess. Below the rules stand violations that each must catch.
+"""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = "alexnet_mlflow"
+
+# A module imports only from what stands before it.
+ORDER = (
+    "config", "data", "augment", "model", "score", "compare", "checks", "train", "checkpoint",
+    "progress", "space", "plots", "track", "registry", "stages", "pipeline", "cli",
+)
+# Libraries that these modules alone may import ...
+ONLY_IN = {
+    "mlflow": {"track", "registry"},
+    "click": {"cli"},
+    "optuna": {"stages.search"},
+    "matplotlib": {"plots"},
+    "pickle": {"data.cifar10"},
+    **dict.fromkeys(("requests", "urllib", "urllib3", "httpx", "http", "ftplib"), {"data.fetch"}),
+}
+QUIET = {"matplotlib"}  # ... and these others too, for annotations: `if TYPE_CHECKING:`
+LOAD_TEST_IN = {"data", "stages.evaluate"}  # where it is defined, and the one who may look
+RESTRICTED_UNPICKLER = ("data.cifar10", "_Unpickler")  # its find_class refuses all but arrays
+MEANINGLESS = {"utils", "util", "common", "helpers", "misc", "base"}
+FILE_LINES, FUNCTION_LINES = 400, 80
+
+
+@dataclass(frozen=True)
+class Module:
+    """A source file: its dotted name within the package ("" is the package itself)."""
+
+    name: str
+    text: str
+    is_package: bool = False
+
+    @cached_property
+    def tree(self) -> ast.Module:
+        return ast.parse(self.text)
+
+    @property
+    def nodes(self) -> Iterator[ast.AST]:
+        return ast.walk(self.tree)
+
+    @property
+    def place(self) -> str:
+        """Where it stands in ORDER: the first part of its name."""
+        return self.name.partition(".")[0]
+
+    @property
+    def opens(self) -> bool:
+        """Is it one of the two files that only open the package?"""
+        return self.name in ("", "__main__")
+
+
+def read(path: Path) -> Module:
+    parts = path.relative_to(ROOT / PACKAGE).with_suffix("").parts
+    is_package = parts[-1] == "__init__"
+    name = ".".join(parts[:-1] if is_package else parts)
+    return Module(name, path.read_text(encoding="utf-8"), is_package)
+
+
+HOUSE = [read(path) for path in sorted((ROOT / PACKAGE).rglob("*.py"))]
+NAMES = {module.name for module in HOUSE}
+
+
+@dataclass(frozen=True)
+class Import:
+    target: str  # absolute; a submodule where one is imported by name
+    line: int
+    for_annotations: bool
+
+    @property
+    def inside(self) -> str | None:
+        """The module within the package, or None for a library."""
+        root, _, rest = self.target.partition(".")
+        return rest if root == PACKAGE else None
+
+
+def imports(module: Module) -> Iterator[Import]:
+    """Every import of the file, those inside functions and TYPE_CHECKING blocks included."""
+    guarded = {
+        id(inner)
+        for node in module.nodes
+        if isinstance(node, ast.If) and ast.unparse(node.test).endswith("TYPE_CHECKING")
+        for statement in node.body
+        for inner in ast.walk(statement)
+    }
+    for node in module.nodes:
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                yield Import(alias.name, node.lineno, id(node) in guarded)
+        elif isinstance(node, ast.ImportFrom):
+            source = source_of(module, node)
+            for alias in node.names:
+                full = f"{source}.{alias.name}"
+                known = full.removeprefix(f"{PACKAGE}.") in NAMES
+                yield Import(full if known else source, node.lineno, id(node) in guarded)
+
+
+def source_of(module: Module, node: ast.ImportFrom) -> str:
+    """The absolute module that `from X import` names."""
+    if not node.level:
+        return node.module or ""
+    parts = [PACKAGE, *filter(None, module.name.split("."))]
+    kept = parts[: len(parts) - node.level + module.is_package]
+    return ".".join([*kept, *filter(None, [node.module])])
+
+
+# The rules
+
+
+def order(module: Module) -> Iterator[str]:
+    """Imports go one way; stages know their package alone, never one another."""
+    if not module.opens and module.place not in ORDER:
+        yield f"{module.name} has no place in the order"
+        return
+    for item in imports(module):
+        target = item.inside
+        if not target:
+            continue
+        place = target.partition(".")[0]
+        if module.opens:
+            allowed = module.name == "__main__" and target == "cli"
+        elif place == module.place == "data":
+            allowed = True
+        elif place == module.place == "stages":
+            allowed = target == "stages" and not module.is_package
+        else:
+            allowed = place in ORDER and ORDER.index(place) < ORDER.index(module.place)
+        if not allowed:
+            yield f"{module.name}:{item.line} imports {target}"
+
+
+def libraries(module: Module) -> Iterator[str]:
+    """Some libraries are known to few modules."""
+    for item in imports(module):
+        library = item.target.partition(".")[0]
+        if module.name in ONLY_IN.get(library, {module.name}):
+            continue
+        if not (item.for_annotations and library in QUIET):
+            yield f"{module.name}:{item.line} imports {item.target}"
+
+
+def dynamic_imports(module: Module) -> Iterator[str]:
+    """Only cli imports by a name that is put together at run time."""
+    for node in module.nodes:
+        name = getattr(node, "attr", getattr(node, "id", None))
+        if name in ("import_module", "__import__") and module.name != "cli":
+            yield f"{module.name} imports dynamically"
+
+
+def sealed_test(module: Module) -> Iterator[str]:
+    """The test split is opened in one stage."""
+    for node in module.nodes:
+        names = {getattr(node, field, None) for field in ("id", "attr", "name", "value")}
+        if "load_test" in {name for name in names if isinstance(name, str)}:
+            if module.name not in LOAD_TEST_IN:
+                yield f"{module.name} knows load_test"
+
+
+def meaning(module: Module) -> Iterator[str]:
+    """A module is called after what it holds."""
+    if MEANINGLESS & set(module.name.split(".")):
+        yield f"{module.name} says nothing"
+
+
+def size(module: Module) -> Iterator[str]:
+    """Files and functions that can be read in one go."""
+    if (lines := len(module.text.splitlines())) > FILE_LINES:
+        yield f"{module.name} has {lines} lines"
+    for node in module.nodes:
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            lines = (node.end_lineno or 0) - node.lineno + 1
+            if lines > FUNCTION_LINES:
+                yield f"{module.name}.{node.name} has {lines} lines"
+
+
+def docstring(module: Module) -> Iterator[str]:
+    """A module opens with what it is."""
+    if not (ast.get_docstring(module.tree) or "").strip():
+        yield f"{module.name} has no docstring"
+
+
+def danger(module: Module) -> Iterator[str]:
+    """No pickle that could run code, no unpacking of archives, no shell, no eval."""
+    restricted = {
+        id(base)
+        for node in module.nodes
+        if isinstance(node, ast.ClassDef) and (module.name, node.name) == RESTRICTED_UNPICKLER
+        for base in node.bases
+    }
+    for node in module.nodes:
+        if isinstance(node, ast.Attribute):
+            text = ast.unparse(node)
+            if text.startswith("pickle.") and node.attr in ("load", "loads", "Unpickler"):
+                if id(node) not in restricted:
+                    yield f"{module.name}:{node.lineno} {text}"
+            if node.attr == "extractall" or text in ("os.system", "os.popen"):
+                yield f"{module.name}:{node.lineno} {text}"
+        elif isinstance(node, ast.ImportFrom) and node.module in ("pickle", "os"):
+            for alias in node.names:
+                if alias.name in ("load", "loads", "Unpickler", "system", "popen", "*"):
+                    yield f"{module.name}:{node.lineno} imports {alias.name}"
+        elif isinstance(node, ast.Call):
+            yield from dangerous_call(module, node)
+
+
+def dangerous_call(module: Module, node: ast.Call) -> Iterator[str]:
+    function = ast.unparse(node.func)
+    settings = {item.arg: ast.unparse(item.value) for item in node.keywords}
+    if function in ("eval", "exec"):
+        yield f"{module.name}:{node.lineno} {function}"
+    if function == "torch.load" and settings.get("weights_only") != "True":
+        yield f"{module.name}:{node.lineno} torch.load without weights_only=True"
+    for name, wrong in (("shell", "True"), ("weights_only", "False"), ("allow_pickle", "True")):
+        if settings.get(name) == wrong:
+            yield f"{module.name}:{node.lineno} {name}={wrong}"
+
+
+def twin(module: Module) -> Iterator[str]:
+    """Every module has a test file of the same name in the same place."""
+    if not module.opens and not module.is_package:
+        *folders, leaf = module.name.split(".")
+        path = Path("tests", *folders, f"test_{leaf}.py")
+        if not (ROOT / path).is_file():
+            yield f"{module.name} has no {path}"
+
+
+Rule = Callable[[Module], Iterator[str]]
+RULES: tuple[Rule, ...] = (
+    order, libraries, dynamic_imports, sealed_test, meaning, size, docstring, danger, twin,
+)
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_the_house_keeps(rule: Rule) -> None:
+    assert [complaint for module in HOUSE for complaint in rule(module)] == []
+
+
+def test_the_whole_house_is_read() -> None:
+    assert {"", "__main__", "config", "data", "data.cache", "stages", "stages.search"} <= NAMES
+    assert len(HOUSE) > 25
+    assert set(ORDER) == {module.place for module in HOUSE if not module.opens}
+
+
+# What exists once
+
+
+def calls_of(module: Module, method: str, receivers: tuple[str, ...] = ("",)) -> int:
+    """How often a method is called on something whose last name begins with one of these."""
+    return sum(
+        isinstance(node, ast.Call)
+        and isinstance(node.func, ast.Attribute)
+        and node.func.attr == method
+        and ast.unparse(node.func.value).rpartition(".")[2].lower().startswith(receivers)
+        for node in module.nodes
+    )
+
+
+def optimizer_steps(module: Module) -> int:
+    return calls_of(module, "step", ("opt", "sgd", "adam"))
+
+
+@pytest.mark.parametrize(
+    "count", [optimizer_steps, lambda module: calls_of(module, "backward")],
+    ids=["optimizer.step", "backward"],
+)
+def test_the_training_step_exists_once(count: Callable[[Module], int]) -> None:
+    assert {module.name: count(module) for module in HOUSE if count(module)} == {"train": 1}
+
+
+# At run time
+
+
+def test_the_command_line_is_imported_without_torch_and_mlflow() -> None:
+    code = f"import sys, {PACKAGE}.cli; print(*sorted({{'torch', 'mlflow'}} & set(sys.modules)))"
+    found = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert found.stdout.strip() == ""
+
+
+# The rules catch what they are for
+
+
+def planted(rule: Rule, name: str, text: str) -> list[str]:
+    return list(rule(Module(name, text, is_package=name in ("", "data", "stages"))))
+
+
+VIOLATIONS: list[tuple[Rule, str, str]] = [
+    (order, "model", "import alexnet_mlflow.train"),
+    (order, "model", "from alexnet_mlflow.train import fit"),
+    (order, "model", "from alexnet_mlflow import augment, train"),
+    (order, "model", "def f():\n    from alexnet_mlflow import cli"),
+    (order, "config", "from alexnet_mlflow.data import load"),
+    (order, "data.cache", "from alexnet_mlflow.augment import draw"),
+    (order, "data.cache", "from .. import train"),
+    (order, "data.cache", "from ..train import fit"),
+    (order, "data", "from ..train import fit"),
+    (order, "stages.final", "from alexnet_mlflow.stages import search"),
+    (order, "stages.final", "from alexnet_mlflow.stages.search import run"),
+    (order, "stages.final", "import alexnet_mlflow.stages.search"),
+    (order, "stages.final", "from . import search"),
+    (order, "stages.final", "from .search import run"),
+    (order, "stages.final", "from alexnet_mlflow import pipeline"),
+    (order, "stages", "from alexnet_mlflow.stages import search"),
+    (order, "track", "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n"
+                     "    from alexnet_mlflow.stages import StageResult"),
+    (order, "newcomer", "import os"),
+    (order, "", "from alexnet_mlflow import cli"),
+    (order, "__main__", "from alexnet_mlflow import pipeline"),
+    (libraries, "train", "import mlflow"),
+    (libraries, "stages.final", "def f():\n    from mlflow.tracking import MlflowClient"),
+    (libraries, "stages.final", "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n"
+                                "    import mlflow"),
+    (libraries, "config", "import click"),
+    (libraries, "space", "import optuna"),
+    (libraries, "stages.evaluate", "import matplotlib.pyplot as plt"),
+    (libraries, "data.cifar10", "import urllib.request"),
+    (libraries, "track", "import requests"),
+    (libraries, "data.fddb", "from http.client import HTTPSConnection"),
+    (libraries, "checkpoint", "import pickle"),
+    (dynamic_imports, "train", "import importlib\nimportlib.import_module('mlflow')"),
+    (dynamic_imports, "train", "__import__('mlflow')"),
+    (sealed_test, "stages.final", "from alexnet_mlflow.data import load_test"),
+    (sealed_test, "stages.final", "from alexnet_mlflow import data\ndata.load_test(config)"),
+    (sealed_test, "train", "getattr(data, 'load_test')"),
+    (meaning, "data.utils", ""),
+    (meaning, "common", ""),
+    (size, "train", "x = 1\n" * 401),
+    (size, "train", "def f():\n" + "    x = 1\n" * 80),
+    (size, "train", "class A:\n    async def f():\n" + "        x = 1\n" * 80),
+    (docstring, "train", "import os"),
+    (docstring, "train", '"""  """'),
+    (danger, "data.cache", "pickle.loads(raw)"),
+    (danger, "data.cifar10", "pickle.load(file)"),
+    (danger, "data.cifar10", "pickle.Unpickler(file).load()"),
+    (danger, "data.cifar10", "class Another(pickle.Unpickler): pass"),
+    (danger, "data.folder", "class _Unpickler(pickle.Unpickler): pass"),
+    (danger, "data.cifar10", "from pickle import loads"),
+    (danger, "data.fetch", "archive.extractall(folder)"),
+    (danger, "stages", "subprocess.run(command, shell=True)"),
+    (danger, "checkpoint", "torch.load(path, weights_only=False)"),
+    (danger, "checkpoint", "torch.load(path)"),
+    (danger, "data.cache", "np.load(path, allow_pickle=True)"),
+    (danger, "cli", "eval(text)"),
+    (danger, "cli", "os.system(text)"),
+    (twin, "data.nothing", ""),
+]
+
+
+@pytest.mark.parametrize(("rule", "name", "text"), VIOLATIONS)
+def test_a_violation_is_caught(rule: Rule, name: str, text: str) -> None:
+    assert len(planted(rule, name, text)) >= 1
+
+
+ALLOWED: list[tuple[Rule, str, str]] = [
+    (order, "train", "from alexnet_mlflow import augment, model\nimport torch, os"),
+    (order, "data.cache", "from alexnet_mlflow.data.split import SIDE\nfrom . import folder"),
+    (order, "data", "from alexnet_mlflow.data import cache\nfrom .split import SIDE"),
+    (order, "stages.final", "from alexnet_mlflow.stages import StageResult\nfrom . import close"),
+    (order, "pipeline", "from alexnet_mlflow.stages import search"),
+    (order, "cli", "from alexnet_mlflow import __version__, pipeline"),
+    (order, "__main__", "from alexnet_mlflow.cli import script"),
+    (libraries, "track", "def f():\n    import mlflow.pytorch"),
+    (libraries, "track", "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n"
+                         "    from matplotlib.figure import Figure"),
+    (libraries, "data.fetch", "import urllib.request"),
+    (dynamic_imports, "cli", "import importlib\nimportlib.import_module(name)"),
+    (sealed_test, "stages.evaluate", "from alexnet_mlflow.data import load_test"),
+    (size, "train", "x = 1\n" * 400),
+    (size, "train", "def f():\n" + "    x = 1\n" * 79),
+    (danger, "data.cifar10", "class _Unpickler(pickle.Unpickler): pass"),
+    (danger, "score", "model.eval()"),
+    (danger, "checkpoint", "torch.load(path, weights_only=True)"),
+    (twin, "data.cache", ""),
+]
+
+
+@pytest.mark.parametrize(("rule", "name", "text"), ALLOWED)
+def test_what_is_allowed_is_let_through(rule: Rule, name: str, text: str) -> None:
+    assert planted(rule, name, text) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "count"),
+    [
+        ("optimizer.step()", 1),
+        ("self.optimizer.step()\nadam.step(closure)", 2),
+        ("scheduler.step()", 0),
+        ("tracker.steps('x')", 0),
+    ],
+)
+def test_steps_are_counted(text: str, count: int) -> None:
+    assert optimizer_steps(Module("x", text)) == count

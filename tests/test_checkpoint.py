@@ -1,0 +1,204 @@
+"""A checkpoint is read whole or refused, and reading one runs no code."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import threading
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from alexnet_mlflow import checkpoint
+from alexnet_mlflow.config import BadInput
+
+State = dict[str, Any]
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return checkpoint.path_of("0a1b", tmp_path)
+
+
+def state(value: float = 1.5) -> State:
+    """What a training leaves: tensors, numbers, texts, dicts and lists."""
+    return {
+        "epoch": 3,
+        "model": {"weight": torch.full((40, 50), value), "steps": torch.tensor(7)},
+        "optimizer": {"state": {0: {"momentum": torch.arange(5.0)}}, "groups": [{"lr": 0.1}]},
+        "random": {"cpu": torch.get_rng_state()},
+        "history": [{"epoch": 1, "val_loss": 0.25}],
+        "config": {"optimizer": "sgd", "lr": None, "skip_corrupt": False},
+    }
+
+
+def same(a: Any, b: Any) -> bool:
+    if isinstance(a, torch.Tensor):
+        return a.dtype == b.dtype and torch.equal(a, b)
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(same(a[key], b[key]) for key in a)
+    if isinstance(a, list):
+        return len(a) == len(b) and all(same(x, y) for x, y in zip(a, b, strict=True))
+    return type(a) is type(b) and a == b
+
+
+def test_what_is_read_is_what_was_written(path: Path) -> None:
+    written = state()
+    checkpoint.save(path, written)
+    assert same(checkpoint.load(path), written)
+
+
+def test_strides_are_kept(path: Path) -> None:
+    weight = torch.rand(4, 3, 2, 2).contiguous(memory_format=torch.channels_last)
+    checkpoint.save(path, {"weight": weight})
+    assert checkpoint.load(path)["weight"].stride() == weight.stride()
+
+
+def test_the_newer_replaces_the_older_and_leaves_nothing_beside_it(path: Path) -> None:
+    checkpoint.save(path, state(1.0))
+    checkpoint.save(path, state(2.0))
+    assert same(checkpoint.load(path), state(2.0))
+    assert [file.name for file in path.parent.iterdir()] == [path.name]
+
+
+def test_a_state_that_cannot_be_written_leaves_the_old_one(path: Path) -> None:
+    checkpoint.save(path, state(1.0))
+    with pytest.raises((TypeError, AttributeError, pickle.PicklingError)):
+        checkpoint.save(path, {**state(2.0), "lock": threading.Lock()})
+    assert same(checkpoint.load(path), state(1.0))
+    checkpoint.save(path, state(3.0))
+    assert same(checkpoint.load(path), state(3.0))
+
+
+def test_a_place_that_cannot_be_written_leaves_the_old_one(path: Path) -> None:
+    checkpoint.save(path, state(1.0))
+    path.with_suffix(".tmp").mkdir()
+    with pytest.raises(OSError):
+        checkpoint.save(path, state(2.0))
+    assert same(checkpoint.load(path), state(1.0))
+
+
+def test_half_a_new_file_beside_the_old_one_is_not_read(path: Path) -> None:
+    checkpoint.save(path, state(1.0))
+    path.with_suffix(".tmp").write_bytes(path.read_bytes()[:100])
+    assert same(checkpoint.load(path), state(1.0))
+
+
+def test_a_truncated_file_is_refused(path: Path) -> None:
+    checkpoint.save(path, state())
+    whole = path.read_bytes()
+    for length in [0, 1, 2, 30, *range(100, len(whole), 997), len(whole) - 1]:
+        path.write_bytes(whole[:length])
+        with pytest.raises(BadInput, match="cannot be read") as refusal:
+            checkpoint.load(path)
+        assert str(path) in str(refusal.value)
+        assert "\n" not in str(refusal.value)
+
+
+def test_one_wrong_bit_is_refused(path: Path) -> None:
+    """Or it stands where nothing is kept, and the state is whole all the same."""
+    written, refused = state(), 0
+    checkpoint.save(path, written)
+    whole = path.read_bytes()
+    for place in range(0, len(whole), 41):
+        damaged = bytearray(whole)
+        damaged[place] ^= 0x40
+        path.write_bytes(damaged)
+        try:
+            assert same(checkpoint.load(path), written)
+        except BadInput:
+            refused += 1
+    assert refused > 100
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"hello", b"\x80\x02.", b"h\x00.", b"PK\x03\x04junk", pickle.dumps({"a": 1})]
+)
+def test_what_is_no_checkpoint_is_refused(path: Path, content: bytes) -> None:
+    path.parent.mkdir()
+    path.write_bytes(content)
+    with pytest.raises(BadInput, match="cannot be read"):
+        checkpoint.load(path)
+
+
+def test_a_folder_in_its_place_is_refused(path: Path) -> None:
+    path.mkdir(parents=True)
+    with pytest.raises(BadInput, match="cannot be read"):
+        checkpoint.load(path)
+
+
+def test_a_missing_one_is_told(path: Path) -> None:
+    with pytest.raises(BadInput, match="there is no checkpoint .* start"):
+        checkpoint.load(path)
+
+
+class Planted:
+    """Makes a folder when it is unpickled."""
+
+    def __init__(self, canary: Path) -> None:
+        self.canary = str(canary)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.mkdir, (self.canary,)
+
+
+def test_a_checkpoint_that_would_run_code_is_refused_and_runs_none(
+    path: Path, tmp_path: Path
+) -> None:
+    canary = tmp_path / "canary"
+    path.parent.mkdir()
+    torch.save({"epoch": 1, "model": Planted(canary)}, path)
+    with pytest.raises(BadInput, match="cannot be read") as refusal:
+        checkpoint.load(path)
+    assert not canary.exists()
+    assert "weights_only" not in str(refusal.value)  # torch's advice would run the code
+    with zipfile.ZipFile(path) as archive:  # it would have, had it been unpickled
+        name = next(item for item in archive.namelist() if item.endswith("data.pkl"))
+        pickle.loads(archive.read(name))
+    assert canary.exists()
+
+
+def test_an_old_format_that_would_run_code_is_refused_and_runs_none(
+    path: Path, tmp_path: Path
+) -> None:
+    path.parent.mkdir()
+    path.write_bytes(pickle.dumps(Planted(tmp_path / "canary"), protocol=2))
+    with pytest.raises(BadInput, match="cannot be read"):
+        checkpoint.load(path)
+    assert not (tmp_path / "canary").exists()
+
+
+@pytest.mark.parametrize(
+    "run_id", ["", ".", "..", "../x", "/x", "a/b", "a\\b", "a b", "a.b", "a\n", "a\0b", "~"]
+)
+def test_a_run_id_cannot_leave_the_folder(run_id: str, tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="letters and digits"):
+        checkpoint.path_of(run_id, tmp_path)
+
+
+def test_each_run_has_its_place(tmp_path: Path) -> None:
+    assert checkpoint.path_of("a1", tmp_path) != checkpoint.path_of("a2", tmp_path)
+    assert checkpoint.path_of("a1", tmp_path).is_relative_to(tmp_path / "a1")
+
+
+def test_the_newest_comes_first(tmp_path: Path) -> None:
+    assert checkpoint.newest(tmp_path / "nowhere") == []
+    for name, written_at in (("aa", 300), ("bb", 100), ("cc", 200)):
+        path = checkpoint.path_of(name, tmp_path)
+        checkpoint.save(path, {})
+        os.utime(path, (written_at, written_at))
+    (tmp_path / "empty").mkdir()
+    assert checkpoint.newest(tmp_path) == ["aa", "cc", "bb"]
+
+
+def test_a_finished_run_leaves_nothing(path: Path, tmp_path: Path) -> None:
+    other = checkpoint.path_of("other", tmp_path)
+    for place in (path, other):
+        checkpoint.save(place, state())
+    checkpoint.remove(path)
+    checkpoint.remove(path)
+    assert checkpoint.newest(tmp_path) == ["other"]
+    assert not path.parent.exists()

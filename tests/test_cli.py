@@ -1,0 +1,135 @@
+"""The command line, as a person types it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+from mlflow import MlflowClient
+
+from alexnet_mlflow.cli import main
+from alexnet_mlflow.config import STAGES
+
+PROGRAM = [sys.executable, "-m", "alexnet_mlflow"]
+
+
+def refused(arguments: Sequence[str], capsys: pytest.CaptureFixture[str]) -> str:
+    """The one sentence that a wrong command is answered with; exit code 2, nothing on stdout."""
+    assert main(list(arguments)) == 2
+    caught = capsys.readouterr()
+    assert caught.out == ""
+    assert caught.err.startswith("Error: ") and caught.err.count("\n") == 1, caught.err
+    assert "Traceback" not in caught.err
+    return caught.err
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_help_answers(stage: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([stage, "--help"]) == 0
+    assert f"alexnet-mlflow {stage}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "part"),
+    [
+        (["search", "--dataset=nothing"], "neither a name nor a folder"),
+        (["search", "--lr-low=0"], "--lr-low must be above 0"),
+        (["search", "--lr-low=1", "--lr-high=0.1"], "the other way round"),
+        (["search", "--trials=0"], "--trials must be above 0"),
+        (["search", "--trials=many"], "alexnet-mlflow search --help"),
+        (["sanity", "--lr=-1"], "--lr must be above 0"),
+        (["sanity", "--lr=nan"], "--lr must be above 0 and finite, got nan"),
+        (["sanity", "--lr=abc"], "'abc'"),
+        (["sanity", "--optimizer=rmsprop"], "'sgd', 'adam'"),
+        (["sanity", "--batch-size=0"], "--batch-size"),
+        (["sanity", "--batch-size=145"], "fewer than the batch of 145"),
+        (["sanity", "--momentum=1"], "--momentum must be below 1"),
+        (["sanity", "--val-fraction=1"], "--val-fraction must lie between 0 and 1"),
+        (["sanity", "--limit=-1"], "--limit must be at least 0"),
+        (["sanity", "--limit=3"], "--limit"),
+        (["sanity", "--nonsense=1"], "--nonsense"),
+        (["nonsense"], "nonsense"),
+        (["final"], "alexnet-mlflow search --dataset=faces --optimizer=sgd"),
+        (["final", "--lr=0.1", "--weight-decay=-1"], "--weight-decay must be at least 0"),
+        (["final", "--resume=../../etc"], "run id"),
+        (["final", "--resume"], "no interrupted final run"),
+        (["evaluate"], "alexnet-mlflow final --dataset=faces --optimizer=sgd"),
+        (["evaluate", "--run=abc"], "--run=abc is not a finished final run"),
+        (["promote"], "alexnet-mlflow evaluate --dataset=faces"),
+    ],
+)
+def test_bad_input_gets_one_sentence(
+    store: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], part: str
+) -> None:
+    assert part in refused(arguments, capsys)
+    assert MlflowClient().search_runs(["0"]) == [], "a run was left behind"
+    assert sorted(path.name for path in store.iterdir()) == ["mlflow.db"]
+
+
+def test_a_corrupt_picture_is_named_and_can_be_left_out(
+    store: Path, pictures: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    broken = store / "pets"
+    for name in ("blue", "red"):
+        (broken / name).mkdir(parents=True)
+        for file in list((pictures / name).iterdir())[:16]:
+            (broken / name / file.name).write_bytes(file.read_bytes())
+    (broken / "red" / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\nnot a picture")
+    arguments = ["overfit", f"--dataset={broken}", "--batch-size=4", "--device=cpu"]
+    assert "broken.png" in refused(arguments, capsys)
+    code = main([*arguments, "--skip-corrupt"])
+    last = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert code == 0 and last["verdict"] == "pass"
+
+
+def test_a_gate_that_says_no_is_exit_code_1(
+    store: Path, pictures: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["overfit", f"--dataset={pictures}", "--batch-size=8", "--epochs=1"]
+    assert main([*arguments, "--lr=1e-9", "--device=cpu"]) == 1
+    last = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert last["verdict"] == "fail"
+    [run] = MlflowClient().search_runs(["0"])
+    assert run.info.run_id == last["run_id"] and run.info.status == "FAILED"
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_leaves_the_run_killed(
+    store: Path, pictures: Path, number: signal.Signals, code: int
+) -> None:
+    command = [*PROGRAM, "final", f"--dataset={pictures}", "--lr=1e-4", "--weight-decay=0"]
+    environment = {"MLFLOW_TRACKING_URI": f"sqlite:///{store}/mlflow.db"}
+    with subprocess.Popen(
+        [*command, "--epochs=10000", "--batch-size=8", "--device=cpu"], cwd=store,
+        env={**os.environ, **environment}, stderr=subprocess.PIPE, text=True,
+    ) as process:
+        assert process.stderr is not None
+        for line in process.stderr:
+            if "epoch 1/10000" in line:
+                break
+        process.send_signal(number)
+        rest = process.stderr.read()
+        assert process.wait(timeout=60) == code, rest
+    assert "Traceback" not in rest
+    [run] = MlflowClient().search_runs(["0"])
+    assert run.info.status == "KILLED"
+
+
+def test_help_imports_neither_torch_nor_mlflow() -> None:
+    code = (
+        "import sys; from alexnet_mlflow.cli import main; main(['search', '--help']);"
+        "print(sorted({'torch', 'mlflow', 'numpy', 'matplotlib'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_no_command_shows_the_help() -> None:
+    done = subprocess.run(PROGRAM, capture_output=True, text=True)
+    assert done.returncode == 2 and "babysit" in done.stdout + done.stderr

@@ -1,0 +1,207 @@
+"""Every figure draws, whatever it is given: few or many classes, nothing, or no numbers."""
+
+from __future__ import annotations
+
+import io
+import math
+
+import numpy as np
+import pytest
+import torch
+from matplotlib.figure import Figure
+from PIL import Image
+
+from alexnet_mlflow import plots
+from alexnet_mlflow.augment import draw
+from alexnet_mlflow.space import Outcome, Point, Range, Space, draws
+from alexnet_mlflow.train import EpochResult
+
+SPACE = Space(Range(1e-5, 1e5), Range(1e-6, 1e-3))
+FINE = Space(Range(1e-3, 1e-1), Range(1e-5, 1e-4))
+AWKWARD = "$a^$ class of $1, whose_name_is_too_long_for_any_line_of_any_figure"  # no TeX
+
+
+def drawn(figure: Figure) -> np.ndarray:
+    """The figure's pixels, (H, W, 3) uint8; a warning on the way is an error."""
+    file = io.BytesIO()
+    figure.savefig(file, format="png")
+    assert file.getvalue().startswith(b"\x89PNG")
+    with Image.open(file) as picture:
+        pixels = np.asarray(picture.convert("RGB"))
+    assert max(pixels.shape) < 4000
+    assert pixels.min() < 128 < pixels.max()
+    return pixels
+
+
+def inside(figure: Figure) -> None:
+    """Nothing that is drawn reaches over the figure's edge."""
+    drawn(figure)
+    box = figure.get_tightbbox()
+    width, height = figure.get_size_inches()
+    assert -0.01 <= box.x0 and box.x1 <= width + 0.01
+    assert -0.01 <= box.y0 and box.y1 <= height + 0.01
+
+
+def pictures(count: int) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (count, 3, 32, 32), dtype=np.uint8)
+
+
+def result(
+    epoch: int, loss: float, accuracy: float, diverged_at_step: int | None = None
+) -> EpochResult:
+    return EpochResult(
+        epoch=epoch, train_loss=loss, train_accuracy=accuracy, val_loss=loss,
+        val_accuracy=accuracy, learning_rate=0.1, epoch_seconds=1.0, images_per_second=1.0,
+        diverged_at_step=diverged_at_step, state=dict,
+    )
+
+
+@pytest.mark.parametrize("count", [1, 2, 12])
+def test_augmentation(count: int) -> None:
+    images = torch.from_numpy(pictures(count))
+    chosen = draw(count, torch.Generator().manual_seed(0))
+    figure = plots.augmentation(images, chosen, "Pets: recipe report")
+    assert len(figure.axes) == 3
+    inside(figure)
+
+
+HISTORIES = {
+    "learns": [result(epoch, 2.3 / epoch, 1 - 1 / epoch) for epoch in range(1, 6)],
+    "one epoch": [result(1, 2.3, 0.1)],
+    "from epoch 4": [result(4, 2.3, 0.1), result(5, 2.0, 0.2)],
+    "diverges": [result(1, 2.3, 0.1), result(2, math.nan, 0.0, 9)],
+    "diverges at once": [result(1, math.inf, 0.0, 2)],
+    "explodes": [result(1, 1e25, 0.1), result(2, 0.0, 0.2)],
+}
+
+
+@pytest.mark.parametrize("history", HISTORIES.values(), ids=HISTORIES)
+@pytest.mark.parametrize("classes", [2, 10])
+def test_curves(history: list[EpochResult], classes: int) -> None:
+    figure = plots.curves(history, "Pets, sgd", classes)
+    inside(figure)
+    labels = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
+    assert labels == ["train", "val", f"ln {classes}"]
+
+
+@pytest.mark.parametrize(
+    ("name", "marks"),
+    [
+        ("learns", ["best: 5"]),
+        ("diverges", ["best: 1", "diverged: 2"]),
+        ("diverges at once", ["diverged: 1"]),
+    ],
+)
+def test_the_best_epoch_is_marked_and_is_never_a_diverged_one(name: str, marks: list[str]) -> None:
+    figure = plots.curves(HISTORIES[name], "Pets, sgd", 10)
+    labels = [text.get_text() for text in figure.axes[1].get_legend().get_texts()]
+    assert labels == ["train", "val", *marks]
+
+
+def test_equal_accuracies_are_decided_by_the_loss() -> None:
+    history = [result(1, 0.3, 0.9), result(2, 0.2, 0.9), result(3, 0.4, 0.9)]
+    figure = plots.curves(history, "Pets, sgd", 10)
+    assert "best: 2" in [text.get_text() for text in figure.axes[1].get_legend().get_texts()]
+
+
+def outcomes(space: Space, count: int, lost: float) -> list[Outcome]:
+    """Draws of which those above the rate `lost` diverged."""
+    return [
+        Outcome(point, None if point.lr > lost else 0.5) for point in draws(space, count, seed=0)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("coarse", "fine", "spaces", "names"),
+    [
+        (outcomes(SPACE, 20, 1.0), outcomes(FINE, 10, 1.0), [SPACE, FINE],
+         ["coarse", "fine", "diverged"]),
+        (outcomes(SPACE, 20, 0.0), [], [SPACE], ["diverged"]),
+        ([Outcome(Point(1e-2, 1e-4), 0.3)], [], [SPACE], ["coarse"]),
+        (outcomes(SPACE, 5, math.inf), outcomes(FINE, 5, 0.0), [SPACE, FINE],
+         ["coarse", "diverged"]),
+    ],
+    ids=["both", "all diverged", "one trial", "fine diverged"],
+)
+def test_search(
+    coarse: list[Outcome], fine: list[Outcome], spaces: list[Space], names: list[str]
+) -> None:
+    figure = plots.search(coarse, fine, spaces, "search, Pets, sgd")
+    inside(figure)
+    axis = figure.axes[0]
+    assert [text.get_text() for text in axis.get_legend().get_texts()] == names
+    assert sum(len(dots.get_offsets()) for dots in axis.collections) == len(coarse) + len(fine)
+    assert len(axis.patches) == len(spaces)
+    assert axis.get_xscale() == axis.get_yscale() == "log"
+
+
+@pytest.mark.parametrize("classes", [2, 10, 30])
+def test_confusion(classes: int) -> None:
+    matrix = np.random.default_rng(0).integers(0, 300, (classes, classes))
+    names = [f"class {place}" for place in range(classes)]
+    figure = plots.confusion(matrix, names, "Pets, test")
+    inside(figure)
+    assert [text.get_text() for text in figure.axes[0].texts] == [str(n) for n in matrix.ravel()]
+    assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == names
+
+
+def test_confusion_of_a_class_without_pictures() -> None:
+    drawn(plots.confusion(np.array([[3, 1], [0, 0]]), ["cat", "dog"], "Pets, test"))
+
+
+def test_confusion_of_very_many_classes_shows_colours_only() -> None:
+    names = [f"class {place}" for place in range(500)]
+    figure = plots.confusion(np.eye(500, dtype=np.int64), names, "Pets, test")
+    inside(figure)
+    assert not figure.axes[0].texts
+    assert len(figure.axes[0].get_yticks()) <= 30
+
+
+def test_roc_and_pr() -> None:
+    rng = np.random.default_rng(0)
+    labels = rng.random(200) < 0.3
+    figure = plots.roc_and_pr(labels, np.where(labels, 0.9, rng.random(200)), "cat", "Pets, test")
+    inside(figure)
+    assert [axis.get_title().split(",")[0] for axis in figure.axes] == ["ROC", "PR"]
+
+
+def test_roc_and_pr_of_a_perfect_model() -> None:
+    labels = np.array([True, False, True, False])
+    figure = plots.roc_and_pr(labels, labels.astype(float), "cat", "Pets, test")
+    drawn(figure)
+    assert [axis.get_title() for axis in figure.axes] == [
+        "ROC, area 1.0000", "PR, average precision 1.0000"
+    ]
+
+
+@pytest.mark.parametrize("count", [0, 1, 8, 9, 24])
+def test_mistakes(count: int) -> None:
+    captions = [f"automobile taken for\nairplane ({row}%)" for row in range(count)]
+    figure = plots.mistakes(pictures(count), captions, "Pets, test")
+    inside(figure)
+    assert sum(bool(axis.images) for axis in figure.axes) == count
+    assert ["none"] * (count == 0) == [text.get_text() for text in figure.texts[1:]]
+
+
+def test_awkward_names_are_shown_as_they_are_and_stay_inside() -> None:
+    names = [AWKWARD, AWKWARD + " 2"]
+    matrix, labels = np.array([[9, 1], [2, 123_456]]), np.array([True, False])
+    title = f"{AWKWARD}, test, {AWKWARD}, {AWKWARD}"
+    images = torch.from_numpy(pictures(1))
+    figures = [
+        plots.confusion(matrix, names, title),
+        plots.mistakes(pictures(2), [f"{name} taken for\n{name} (99%)" for name in names], title),
+        plots.roc_and_pr(labels, np.array([0.9, 0.2]), AWKWARD, title),
+        plots.curves(HISTORIES["learns"], title, 2),
+        plots.search(outcomes(SPACE, 5, 1.0), [], [SPACE], title),
+        plots.augmentation(images, draw(1, torch.Generator().manual_seed(0)), title),
+    ]
+    for figure in figures:
+        inside(figure)
+
+
+def test_captions_do_not_run_into_one_another() -> None:
+    figure = plots.mistakes(pictures(8), [f"{AWKWARD} taken for\n{AWKWARD}"] * 8, "Pets, test")
+    drawn(figure)
+    boxes = [axis.title.get_window_extent() for axis in figure.axes]
+    assert all(a.x1 <= b.x0 for a, b in zip(boxes, boxes[1:], strict=False))

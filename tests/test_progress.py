@@ -1,0 +1,81 @@
+"""A line an epoch where nobody watches, a bar on a terminal, and nothing on standard output."""
+
+from __future__ import annotations
+
+import os
+import pty
+import sys
+import termios
+from collections.abc import Iterator
+
+import pytest
+
+from alexnet_mlflow.progress import say, shown
+from alexnet_mlflow.train import EpochResult
+
+
+def result(epoch: int, diverged_at_step: int | None = None) -> EpochResult:
+    return EpochResult(
+        epoch=epoch,
+        train_loss=2.0,
+        train_accuracy=0.25,
+        val_loss=1.5,
+        val_accuracy=0.5,
+        learning_rate=0.00123,
+        epoch_seconds=4.2,
+        images_per_second=100.0,
+        diverged_at_step=diverged_at_step,
+        state=dict,
+    )
+
+
+def test_the_same_results_pass_in_order() -> None:
+    results = [result(epoch) for epoch in (1, 2, 3)]
+    assert list(shown(results, 3, "final")) == results
+
+
+def test_a_line_an_epoch_on_standard_error(capsys: pytest.CaptureFixture[str]) -> None:
+    list(shown([result(1), result(2, diverged_at_step=77)], 5, "final sgd"))
+    out, err = capsys.readouterr()
+    assert out == ""
+    first, second = err.splitlines()
+    figures = "4.2 s  train 2.0000 25.00%  val 1.5000 50.00%  lr 0.00123"
+    assert first == f"final sgd  epoch 1/5  {figures}"
+    assert second == "final sgd  epoch 2/5  diverged at step 77  lr 0.00123"
+
+
+def test_it_takes_an_epoch_only_when_asked() -> None:
+    taken = []
+
+    def results() -> Iterator[EpochResult]:
+        for epoch in (1, 2, 3):
+            taken.append(epoch)
+            yield result(epoch)
+
+    watched = shown(results(), 3, "final")
+    next(watched)
+    assert taken == [1]
+
+
+def test_say_is_one_line_on_standard_error(capsys: pytest.CaptureFixture[str]) -> None:
+    say("hello")
+    assert capsys.readouterr() == ("", "hello\n")
+
+
+def test_on_a_terminal_a_bar_counts_from_the_resumed_epoch(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    ours, theirs = pty.openpty()
+    termios.tcsetwinsize(theirs, (24, 120))
+    with open(theirs, "w") as terminal, monkeypatch.context() as patch:
+        patch.setattr(sys, "stderr", terminal)
+        list(shown([result(4), result(5)], 5, "final"))
+        os.write(theirs, b"end")
+        text = b""
+        while not text.endswith(b"end"):
+            text += os.read(ours, 4096)
+    os.close(ours)
+    assert b"5/5" in text
+    assert b"1/5" not in text
+    assert b"epoch 5/5" not in text  # no lines besides the bar
+    assert capfd.readouterr().out == ""

@@ -1,0 +1,196 @@
+"""What reaches MLflow, on a real sqlite store."""
+
+from __future__ import annotations
+
+import math
+import socket
+from pathlib import Path
+
+import mlflow
+import pytest
+import torch
+from mlflow import MlflowClient
+
+from alexnet_mlflow import track
+from alexnet_mlflow.config import BadInput, DataConfig
+from alexnet_mlflow.data import load
+from alexnet_mlflow.model import Servable, build
+from alexnet_mlflow.track import NullTracker, connect, load_model, logged
+from alexnet_mlflow.train import EpochResult
+
+
+def result(epoch: int, loss: float = 0.5) -> EpochResult:
+    return EpochResult(epoch, loss, 0.5, loss, 0.25, 0.01, 1.0, 100.0, None, dict)
+
+
+def test_children_nest_and_finish(store: Path) -> None:
+    with connect().child("parent", {"stage": "babysit"}) as parent:
+        with parent.child("child", {"stage": "sanity"}) as child:
+            child.params({"lr": 0.001, "epochs": 3})
+    client = MlflowClient()
+    run = client.get_run(str(child.run_id))
+    assert run.info.status == client.get_run(str(parent.run_id)).info.status == "FINISHED"
+    assert run.data.tags["mlflow.parentRunId"] == parent.run_id
+    assert run.data.params == {"lr": "0.001", "epochs": "3"}
+
+
+@pytest.mark.parametrize(
+    ("error", "status"), [(ValueError("no"), "FAILED"), (KeyboardInterrupt(), "KILLED")]
+)
+def test_an_error_leaves_no_run_open(store: Path, error: BaseException, status: str) -> None:
+    with pytest.raises(type(error)), connect().child("x", {}) as run:
+        raise error
+    found = MlflowClient().get_run(str(run.run_id))
+    assert found.info.status == status and found.data.tags["outcome"] == "failed"
+
+
+def test_a_gate_that_says_no_makes_the_run_failed(store: Path) -> None:
+    with connect().child("x", {}) as run:
+        run.fail()
+    assert MlflowClient().get_run(str(run.run_id)).info.status == "FAILED"
+
+
+def test_only_finite_numbers_are_logged_in_one_call_an_epoch(
+    store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = []
+    original = MlflowClient.log_batch
+
+    def counted(self: MlflowClient, *args: object, **named: object) -> object:
+        calls.append(named)
+        return original(self, *args, **named)
+
+    with connect().child("x", {}) as run:
+        monkeypatch.setattr(MlflowClient, "log_batch", counted)
+        passed = list(logged(run, [result(1), result(2, math.nan), result(3, math.inf)]))
+        monkeypatch.undo()
+    assert len(passed) == 3 and len(calls) == 3
+    client = MlflowClient()
+    losses = client.get_metric_history(str(run.run_id), "train_loss")
+    assert [(point.step, point.value) for point in losses] == [(1, 0.5)]
+    assert run.steps("val_accuracy") == {1, 2, 3}
+
+
+def test_the_runners_own_run_is_used_and_its_parameters_stay(
+    store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = MlflowClient()
+    runner = client.create_run("0", run_name="silly-goose-12").info.run_id
+    for name, text in {"lr": "1e-3", "epochs": "auto", "skip_corrupt": "false"}.items():
+        client.log_param(runner, name, text)
+    monkeypatch.setenv("MLFLOW_RUN_ID", runner)
+    with connect().child("final faces sgd", {"stage": "final"}) as run:
+        run.params({"lr": 0.001, "epochs": 20, "skip_corrupt": False, "seed": 0})
+    found = client.get_run(runner)
+    assert run.run_id == runner and found.info.run_name == "final faces sgd"
+    assert found.data.params == {
+        "lr": "1e-3", "epochs": "auto", "resolved_epochs": "20", "skip_corrupt": "false",
+        "seed": "0",
+    }
+
+
+def test_a_name_that_the_user_gave_stays(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    runner = MlflowClient().create_run("0", run_name="my best try").info.run_id
+    monkeypatch.setenv("MLFLOW_RUN_ID", runner)
+    with connect().child("final faces sgd", {}):
+        pass
+    assert MlflowClient().get_run(runner).info.run_name == "my best try"
+
+
+def test_latest_finds_by_tags_and_only_what_is_finished(store: Path) -> None:
+    root = connect()
+    for status in (True, True, False):
+        with root.child("search", {"stage": "search", "dataset": "faces"}) as run:
+            if not status:
+                run.fail()
+            else:
+                last = run.run_id
+    found = root.latest(stage="search", dataset="faces")
+    assert found is not None and found.run_id == last
+    assert root.latest(stage="search", dataset="digits") is None
+    assert root.found("0" * 32) is None
+
+
+def test_the_experiment_follows_mlflows_rules(
+    store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "mine")
+    with connect().child("x", {}) as run:
+        pass
+    experiment = MlflowClient().get_experiment_by_name("mine")
+    assert experiment is not None
+    found = MlflowClient().get_run(str(run.run_id))
+    assert found.info.experiment_id == experiment.experiment_id
+    monkeypatch.delenv("MLFLOW_EXPERIMENT_NAME")
+    assert connect().latest(stage="x") is None
+
+
+def test_a_data_set_is_logged_with_its_own_digest(store: Path) -> None:
+    data = load(DataConfig(dataset="faces"))
+    with connect().child("x", {}) as run:
+        run.dataset(data, "training")
+    [entry] = MlflowClient().get_run(str(run.run_id)).inputs.dataset_inputs
+    assert entry.dataset.name == data.title
+    assert entry.dataset.digest == data.digest[:36]
+    assert data.digest in entry.dataset.profile and '"face": 72' in entry.dataset.profile
+    assert entry.tags[0].value == "training"
+
+
+def test_a_model_loads_without_pickle_and_takes_any_batch(store: Path) -> None:
+    servable = Servable(build(2, seed=1)).eval()
+    with connect().child("x", {}) as run:
+        model = run.model(servable, torch.rand(2, 3, 32, 32))
+    assert model is not None
+    loaded = load_model(model.uri)
+    for count in (1, 3, 40):
+        pixels = torch.rand(count, 3, 32, 32)
+        with torch.inference_mode():
+            assert torch.allclose(loaded(pixels), servable(pixels), atol=1e-6)
+    info = mlflow.models.get_model_info(model.uri)
+    assert info.signature is not None and "(-1, 3, 32, 32)" in str(info.signature.inputs)
+    assert info.saved_input_example_info is not None
+    files = [file.name for file in (store / "mlruns").rglob("*") if file.is_file()]
+    assert "model.pt2" in files and not [name for name in files if name.endswith((".pth", ".pkl"))]
+
+
+def test_a_pickled_model_is_refused(store: Path) -> None:
+    with mlflow.start_run():
+        info = mlflow.pytorch.log_model(
+            build(2, 0), name="bad", serialization_format="pickle", pip_requirements=["torch"]
+        )
+    with pytest.raises(BadInput, match="cannot be loaded"):
+        load_model(info.model_uri)
+
+
+@pytest.mark.parametrize("uri", ["http://127.0.0.1:{port}", "nonsense://x", "sqlite:////proc/x.db"])
+def test_a_store_that_does_not_answer_is_told_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, uri: str
+) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    before = mlflow.get_tracking_uri()
+    mlflow.set_tracking_uri(uri.format(port=port))
+    try:
+        with pytest.raises(BadInput, match="MLFLOW_TRACKING_URI"):
+            connect()
+    finally:
+        mlflow.set_tracking_uri(before)
+
+
+def test_switched_off_it_does_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    data = load(DataConfig(dataset="faces"))
+    with NullTracker().child("x", {}) as run:
+        run.params({"a": 1})
+        run.metrics({"a": 1.0})
+        run.dataset(data, "training")
+        assert run.model(build(2, 0), torch.rand(2, 3, 32, 32)) is None
+        assert run.latest(stage="x") is None and run.run_id is None
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_two_trackers_have_the_same_methods() -> None:
+    """MlflowTracker leaves none of NullTracker's doing nothing."""
+    names = {name for name in vars(NullTracker) if not name.startswith("_")} - {"run_id"}
+    assert names <= vars(track.MlflowTracker).keys()

@@ -1,0 +1,452 @@
+"""The loop equals a plain one, repeats itself bit for bit, resumes, and stops where it diverges."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torchvision.transforms.v2 import functional as torchvision
+
+from alexnet_mlflow import checkpoint, train
+from alexnet_mlflow.augment import IMAGENET_MEAN, IMAGENET_STD, draw
+from alexnet_mlflow.config import BadInput, TrainConfig
+from alexnet_mlflow.data import Split, Splits
+from alexnet_mlflow.model import build
+from alexnet_mlflow.score import score
+from alexnet_mlflow.train import EpochResult, fit, pick_device, resident
+
+CPU = torch.device("cpu")
+CLASSES = 3
+PICTURES = 72  # in batches of 32 the last is smaller
+
+Network = Callable[..., nn.Module]
+
+needs_gpu = pytest.mark.skipif(
+    not torch.cuda.is_available(), reason="torch finds no CUDA GPU on this machine"
+)
+
+
+def split(name: str, count: int, seed: int) -> Split:
+    """Noise whose class is the channel that is brighter than the others."""
+    rng = np.random.default_rng(seed)
+    labels = np.arange(count, dtype=np.int64) % CLASSES
+    images = rng.integers(0, 100, (count, 3, 32, 32), dtype=np.uint8)
+    images[np.arange(count), labels] += 100
+    return Split(name, images, labels, np.array([f"{name}/{row:05d}" for row in range(count)]))
+
+
+@pytest.fixture(scope="module")
+def data() -> Splits:
+    return Splits(
+        name="noise", title="Noise", classes=("red", "green", "blue"),
+        train=split("train", PICTURES, 0), val=split("val", 31, 1),
+        source="nowhere", digest="0" * 64, counts={}, skipped=0,
+    )
+
+
+@pytest.fixture(autouse=True)
+def global_generator() -> Iterator[None]:
+    """Training seeds the global generator: put it back for the other tests."""
+    with torch.random.fork_rng(devices=[]):
+        yield
+
+
+def small(seed: int = 0) -> nn.Module:
+    """One convolution, dropout and a linear layer: what takes time is in the loop."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return nn.Sequential(
+            nn.Conv2d(3, 8, kernel_size=3, stride=2, padding=1), nn.ReLU(), nn.MaxPool2d(4),
+            nn.Flatten(), nn.Dropout(), nn.Linear(8 * 4 * 4, CLASSES),
+        )
+
+
+def alexnet(seed: int = 0) -> nn.Module:
+    return build(CLASSES, seed)
+
+
+def settings(**changes: Any) -> TrainConfig:
+    values = {
+        "optimizer": "sgd", "lr": 0.01, "weight_decay": 1e-3, "momentum": 0.9, "batch_size": 32,
+        "epochs": 2, "recipe": "report", "seed": 0,
+    }
+    return TrainConfig(**{**values, **changes})
+
+
+def weights(model: nn.Module) -> list[Tensor]:
+    return [weight.detach().clone() for weight in model.parameters()]
+
+
+def equal(a: nn.Module, b: nn.Module) -> bool:
+    return all(torch.equal(x, y) for x, y in zip(weights(a), weights(b), strict=True))
+
+
+def trained(data: Splits, config: TrainConfig, network: Network = small) -> nn.Module:
+    model = network()
+    for _ in fit(model, data, config, CPU):
+        pass
+    return model
+
+
+# The loop is the plain one
+
+
+def augmented(image: Tensor, horizontal: bool, vertical: bool, brightness: float) -> Tensor:
+    image = torchvision.horizontal_flip(image) if horizontal else image
+    image = torchvision.vertical_flip(image) if vertical else image
+    return torchvision.adjust_brightness(image.float() / 255, brightness)
+
+
+def by_hand(model: nn.Module, data: Splits, config: TrainConfig) -> tuple[float, float]:
+    """A plain PyTorch loop over the same draws; the last epoch's running loss and accuracy."""
+    model.to(memory_format=torch.channels_last).train()
+    if config.optimizer == "adam":
+        optimizer: torch.optim.Optimizer = torch.optim.Adam(
+            model.parameters(), lr=config.lr, weight_decay=config.weight_decay, fused=True
+        )
+    else:
+        optimizer = torch.optim.SGD(
+            model.parameters(), lr=config.lr, momentum=config.momentum,
+            weight_decay=config.weight_decay, fused=True,
+        )
+    images, labels = torch.from_numpy(data.train.images), torch.from_numpy(data.train.labels)
+    generator = torch.Generator().manual_seed(config.seed)
+    torch.manual_seed(config.seed)
+    for _ in range(config.epochs):
+        losses, right = [], 0
+        order = torch.randperm(len(images), generator=generator)
+        for start in range(0, len(images), config.batch_size):
+            rows = order[start : start + config.batch_size]
+            choices = zip(*(part.tolist() for part in draw(len(rows), generator)), strict=True)
+            pictures = torch.stack([
+                augmented(images[row], *choice) for row, choice in zip(rows, choices, strict=True)
+            ])
+            pictures = torchvision.normalize(pictures, list(IMAGENET_MEAN), list(IMAGENET_STD))
+            optimizer.zero_grad()
+            logits = model(pictures.contiguous(memory_format=torch.channels_last))
+            loss = functional.cross_entropy(logits, labels[rows])
+            loss.backward()
+            optimizer.step()
+            losses += [loss.item()] * len(rows)
+            right += int((logits.argmax(dim=1) == labels[rows]).sum())
+    return float(np.mean(losses)), right / len(images)
+
+
+@pytest.mark.parametrize(
+    ("network", "optimizer", "lr", "epochs"),
+    [(small, "sgd", 0.03, 2), (small, "adam", 1e-3, 2), (alexnet, "sgd", 0.01, 1)],
+)
+def test_it_equals_a_plain_loop(
+    data: Splits, network: Network, optimizer: str, lr: float, epochs: int
+) -> None:
+    config = settings(optimizer=optimizer, lr=lr, epochs=epochs)
+    model, plain = network(), network()
+    *_, last = fit(model, data, config, CPU)
+    loss, accuracy = by_hand(plain, data, config)
+    assert equal(model, plain)
+    assert not equal(model, network())
+    assert last.train_loss == pytest.approx(loss, abs=1e-6)
+    assert last.train_accuracy == pytest.approx(accuracy)
+
+
+def test_validation_is_the_score_of_the_weights_after_the_epoch(data: Splits) -> None:
+    model = small()
+    for result in fit(model, data, settings(), CPU):
+        scores = score(model, *resident(data.val, CPU))
+        assert result.val_loss == scores.loss
+        assert result.val_accuracy == scores.accuracy
+
+
+# The same again
+
+
+def test_the_seed_decides_everything(data: Splits) -> None:
+    torch.manual_seed(1)
+    first = trained(data, settings())
+    torch.manual_seed(2)
+    assert equal(first, trained(data, settings()))
+    assert not equal(first, trained(data, settings(seed=1)))
+
+
+def test_what_the_caller_does_between_two_results_changes_nothing(data: Splits) -> None:
+    quiet, disturbed = small(), small()
+    calm = list(fit(quiet, data, settings(epochs=3), CPU))
+    noisy = []
+    for result in fit(disturbed, data, settings(epochs=3), CPU):
+        noisy.append(result)
+        torch.manual_seed(99)
+        torch.rand(1000)
+    assert equal(quiet, disturbed)
+    assert [item.val_loss for item in noisy] == [item.val_loss for item in calm]
+
+
+def test_dropout_draws_from_the_seed(data: Splits) -> None:
+    """Else the test above would pass without the random state."""
+    model = small()
+    results = fit(model, data, settings(epochs=1, recipe="plain", batch_size=PICTURES), CPU)
+    first = next(results).train_loss
+    other = small()
+    other[4].p = 0.0
+    second = next(fit(other, data, settings(epochs=1, recipe="plain", batch_size=PICTURES), CPU))
+    assert first != second.train_loss
+
+
+def test_the_pictures_are_left_as_they_were(data: Splits) -> None:
+    before = data.train.digest, data.val.digest
+    trained(data, settings())
+    assert (data.train.digest, data.val.digest) == before
+
+
+# Resuming
+
+
+@pytest.mark.parametrize(
+    ("network", "optimizer"), [(small, "sgd"), (small, "adam"), (alexnet, "sgd")]
+)
+def test_a_resumed_training_equals_an_uninterrupted_one(
+    data: Splits, tmp_path: Path, network: Network, optimizer: str
+) -> None:
+    config = settings(optimizer=optimizer, lr=1e-3, epochs=3 if network is small else 2)
+    whole = network()
+    expected = list(fit(whole, data, config, CPU))
+
+    path = checkpoint.path_of("run", tmp_path)
+    checkpoint.save(path, next(fit(network(), data, config, CPU)).state())
+    torch.manual_seed(123)
+    resumed = network(seed=7)
+    results = list(fit(resumed, data, config, CPU, resume=checkpoint.load(path)))
+
+    assert [item.epoch for item in results] == [item.epoch for item in expected[1:]]
+    assert equal(resumed, whole)
+    for name in ("train_loss", "train_accuracy", "val_loss", "val_accuracy"):
+        found = [getattr(item, name) for item in results]
+        assert found == [getattr(item, name) for item in expected[1:]]
+
+
+def test_a_state_counts_epochs_and_steps(data: Splits) -> None:
+    states = [result.state() for result in fit(small(), data, settings(epochs=3), CPU)]
+    assert [(state["epoch"], state["step"]) for state in states] == [(1, 3), (2, 6), (3, 9)]
+
+
+def test_a_finished_training_has_nothing_to_resume(data: Splits) -> None:
+    model = small()
+    *_, last = fit(model, data, settings(), CPU)
+    before = weights(model)
+    assert list(fit(model, data, settings(), CPU, resume=last.state())) == []
+    assert all(torch.equal(a, b) for a, b in zip(before, weights(model), strict=True))
+
+
+# Divergence
+
+
+class Poisoned(nn.Module):
+    """Learns as any other until its `at`-th training batch, and answers nan from then on."""
+
+    def __init__(self, at: float, validation: bool = False) -> None:
+        super().__init__()
+        self.network, self.at, self.validation, self.batches = small(), at, validation, 0
+
+    def forward(self, pictures: Tensor) -> Tensor:
+        self.batches += self.training
+        spoilt = self.batches >= self.at if self.training else self.validation
+        logits: Tensor = self.network(pictures)
+        return logits * math.nan if spoilt else logits
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+def test_a_rate_far_too_high_ends_at_once(data: Splits, optimizer: str) -> None:
+    config = settings(optimizer=optimizer, lr=1e6, epochs=5, batch_size=8)
+    results = fit(build(CLASSES, seed=0), data, config, CPU)
+    last = next(results)
+    assert last.diverged
+    assert last.diverged_at_step is not None
+    assert 1 < last.diverged_at_step < PICTURES // 8  # before the epoch was over
+    assert last.val_accuracy == 0
+    assert not math.isfinite(last.val_loss)
+    assert list(results) == []
+
+
+def test_it_ends_at_the_very_step(data: Splits) -> None:
+    model = Poisoned(at=8)
+    results = list(fit(model, data, settings(epochs=5, batch_size=12), CPU))  # 6 steps an epoch
+    assert [item.diverged_at_step for item in results] == [None, 8]
+    assert model.batches == 8
+    assert math.isnan(results[-1].train_loss)
+
+
+def test_a_validation_that_is_not_a_number_is_divergence(data: Splits) -> None:
+    [only] = fit(Poisoned(at=math.inf, validation=True), data, settings(epochs=5), CPU)
+    assert only.diverged_at_step == 3
+    assert math.isfinite(only.train_loss)
+    assert only.val_accuracy == 0
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "seen_at"),
+    [(1, 50), (12, 6)],  # at the first look, or at the end of the epoch where that comes before
+)
+def test_where_looks_are_rare_it_still_ends(
+    data: Splits, monkeypatch: pytest.MonkeyPatch, batch_size: int, seen_at: int
+) -> None:
+    monkeypatch.setattr(train, "STEPS_BETWEEN_LOOKS", {})  # as on a device that is not the CPU
+    model = Poisoned(at=3)
+    [only] = fit(model, data, settings(epochs=5, batch_size=batch_size), CPU)
+    assert only.diverged_at_step == seen_at
+    assert model.batches == seen_at
+    assert not math.isfinite(only.train_loss)
+
+
+def test_rare_looks_change_nothing_where_all_is_well(
+    data: Splits, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    often = trained(data, settings())
+    monkeypatch.setattr(train, "STEPS_BETWEEN_LOOKS", {})
+    assert equal(often, trained(data, settings()))
+
+
+# What comes of it
+
+
+def test_it_learns_what_can_be_learnt(data: Splits) -> None:
+    config = settings(lr=0.03, epochs=4, recipe="plain")
+    results = list(fit(small(), data, config, CPU))
+    assert results[-1].train_loss < 0.5 * results[0].train_loss
+    assert results[-1].val_loss < 0.5 * math.log(CLASSES)
+    assert results[-1].val_accuracy > 0.9
+
+
+def test_alexnet_learns_it_too(data: Splits) -> None:
+    config = settings(optimizer="adam", lr=3e-4, epochs=3, recipe="plain", weight_decay=0.0)
+    results = list(fit(alexnet(), data, config, CPU))
+    assert results[-1].val_loss < 0.5 * math.log(CLASSES)
+    assert results[-1].val_accuracy > 0.9
+
+
+def test_a_result_has_its_figures(data: Splits) -> None:
+    first, second = fit(small(), data, settings(), CPU)
+    assert (first.epoch, second.epoch) == (1, 2)
+    for result in (first, second):
+        assert not result.diverged
+        assert result.learning_rate == 0.01
+        assert result.epoch_seconds > 0
+        assert result.images_per_second > 0
+        assert tuple(result.figures) == train.EPOCH_METRICS
+        assert all(math.isfinite(value) for value in result.figures.values())
+        assert 0 <= result.train_accuracy <= 1
+
+
+def test_the_next_epoch_waits_for_the_caller(data: Splits) -> None:
+    model = small()
+    results = fit(model, data, settings(), CPU)
+    next(results)
+    after_one = weights(model)
+    only_one = trained(data, settings(epochs=1))
+    assert all(torch.equal(a, b) for a, b in zip(after_one, weights(only_one), strict=True))
+
+
+def test_the_optimizers_are_what_they_are_called() -> None:
+    sgd = train.make_optimizer(small(), settings(momentum=0.8, weight_decay=0.01))
+    adam = train.make_optimizer(small(), settings(optimizer="adam", weight_decay=0.01))
+    assert isinstance(sgd, torch.optim.SGD) and isinstance(adam, torch.optim.Adam)
+    assert sgd.defaults["momentum"] == 0.8
+    assert sgd.defaults["weight_decay"] == adam.defaults["weight_decay"] == 0.01
+    assert sgd.defaults["fused"] and adam.defaults["fused"]
+
+
+def test_a_resident_split_is_the_split(data: Splits) -> None:
+    images, labels = resident(data.val, CPU)
+    assert images.dtype == torch.uint8 and labels.dtype == torch.int64
+    np.testing.assert_array_equal(images.numpy(), data.val.images)
+    np.testing.assert_array_equal(labels.numpy(), data.val.labels)
+
+
+# Devices
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA GPU here")
+def test_cuda_that_is_not_there_is_refused() -> None:
+    with pytest.raises(BadInput, match="--device cuda: .* use --device auto or cpu"):
+        pick_device("cuda")
+    assert pick_device("auto") == CPU
+
+
+def test_the_cpu_is_always_there() -> None:
+    assert pick_device("cpu") == CPU
+
+
+@pytest.mark.gpu
+@needs_gpu
+def test_auto_takes_the_gpu() -> None:
+    assert pick_device("auto").type == pick_device("cuda").type == "cuda"
+
+
+@pytest.mark.gpu
+@needs_gpu
+def test_cuda_equals_the_cpu_within_tolerance(data: Splits) -> None:
+    """Draws differ between devices: so no augmentation, no dropout, and all pictures at once."""
+    config = settings(lr=0.05, epochs=3, recipe="plain", batch_size=PICTURES)
+    start = build(CLASSES, seed=0, dropout=0.0)
+    on_cpu, on_cuda = (build(CLASSES, seed=0, dropout=0.0) for _ in range(2))
+    expected = list(fit(on_cpu, data, config, CPU))
+    found = list(fit(on_cuda, data, config, torch.device("cuda")))
+    for ours, theirs in zip(found, expected, strict=True):
+        assert ours.train_loss == pytest.approx(theirs.train_loss, abs=2e-3)
+        assert ours.val_loss == pytest.approx(theirs.val_loss, abs=2e-3)
+    begun, cpu, cuda = (
+        torch.cat([weight.flatten() for weight in weights(model.cpu())])
+        for model in (start, on_cpu, on_cuda)
+    )
+    assert (cuda - cpu).norm() < 0.02 * (cpu - begun).norm()
+
+
+@pytest.mark.gpu
+@needs_gpu
+@pytest.mark.parametrize(("written_on", "read_on"), [("cuda", "cpu"), ("cpu", "cuda")])
+@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+def test_a_checkpoint_moves_between_devices(
+    data: Splits, tmp_path: Path, written_on: str, read_on: str, optimizer: str
+) -> None:
+    config, path = settings(optimizer=optimizer, lr=1e-3), checkpoint.path_of("run", tmp_path)
+    first = next(fit(alexnet(), data, config, torch.device(written_on)))
+    checkpoint.save(path, first.state())
+    state = checkpoint.load(path)
+
+    device, model = torch.device(read_on), alexnet(seed=7)
+    model.load_state_dict(state["model"])
+    moved = score(model.to(device), *resident(data.val, device))
+    assert moved.loss == pytest.approx(first.val_loss, abs=2e-3)
+
+    results: list[EpochResult] = list(fit(alexnet(seed=7), data, config, device, resume=state))
+    assert [(item.epoch, item.diverged) for item in results] == [(2, False)]
+    assert results[0].state()["step"] == 6
+
+
+@pytest.mark.gpu
+@needs_gpu
+def test_on_cuda_a_resumed_training_goes_on_with_the_same_draws(
+    data: Splits, tmp_path: Path
+) -> None:
+    config, path = settings(lr=1e-3), checkpoint.path_of("run", tmp_path)
+    device = torch.device("cuda")
+    expected = list(fit(small(), data, config, device))[-1]
+    checkpoint.save(path, next(fit(small(), data, config, device)).state())
+    torch.rand(10, device=device)
+    [found] = fit(small(seed=7), data, config, device, resume=checkpoint.load(path))
+    assert found.train_loss == pytest.approx(expected.train_loss, abs=1e-3)
+    assert found.val_loss == pytest.approx(expected.val_loss, abs=1e-3)
+
+
+@pytest.mark.gpu
+@needs_gpu
+def test_on_cuda_a_rate_far_too_high_ends_the_training(data: Splits) -> None:
+    config = settings(lr=1e6, epochs=5, batch_size=8)
+    [only] = fit(alexnet(), data, config, torch.device("cuda"))
+    assert only.diverged
+    assert only.val_accuracy == 0
