@@ -1,0 +1,72 @@
+"""The documents tell the truth: commands, options, files and links that they name exist."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from pathlib import Path
+
+import pytest
+
+from alexnet_mlflow.cli import default_text
+from alexnet_mlflow.config import STAGES, option_name
+
+ROOT = Path(__file__).resolve().parent.parent
+DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("benchmarks/*.md")])
+README = (ROOT / "README.md").read_text()
+MAKEFILE = (ROOT / "Makefile").read_text()
+FIELDS = [item for stage in STAGES.values() for item in dataclasses.fields(stage)]
+OPTIONS = {option_name(item.name) for item in FIELDS}
+# Options of other programs that the documents name.
+FOREIGN = {
+    "--env-manager", "--device", "--compile-bytecode", "--help", "--version", "--user", "--gpus",
+    "--durations", "--network", "--rounds", "--build-arg",
+}
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_links_and_pictures_lead_somewhere(document: Path) -> None:
+    for target in re.findall(r"\]\(([^)#]+)[^)]*\)", document.read_text()):
+        if "://" not in target:
+            assert (document.parent / target).exists(), f"{document.name}: {target}"
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_commands_and_options_exist(document: Path) -> None:
+    text = document.read_text()
+    for target in re.findall(r"`make ([a-z-]+)", text):
+        assert re.search(rf"^{target}:", MAKEFILE, re.MULTILINE), f"{document.name}: make {target}"
+    for stage in re.findall(r"alexnet-mlflow ([a-z]+)", text):
+        assert stage in STAGES, f"{document.name}: alexnet-mlflow {stage}"
+    for entry in re.findall(r"mlflow run \S+ -e ([a-z]+)", text):
+        assert entry in STAGES or entry == "main", f"{document.name}: -e {entry}"
+    for option in re.findall(r"(?<![\w-])--[a-z][a-z-]+", text):
+        assert option in OPTIONS | FOREIGN, f"{document.name}: {option}"
+
+
+def test_every_make_target_has_its_line_of_help() -> None:
+    [phony] = re.findall(r"^\.PHONY: (.*)$", MAKEFILE, re.MULTILINE)
+    for target in phony.split():
+        assert re.search(rf"^{target}:.*## \S", MAKEFILE, re.MULTILINE), target
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_the_readme_lists_every_option_with_its_default(stage: str) -> None:
+    for item in dataclasses.fields(STAGES[stage]):
+        row = f"| `{item.name}` | `{default_text(item.default)}` |"
+        assert row in README, f"{stage}: {row}"
+
+
+def test_the_tree_names_what_is_there() -> None:
+    tree = README.split("## The tree")[1].split("```")[1]
+    for line in tree.strip().splitlines():
+        name = line.split()[0]
+        assert (ROOT / name).exists() or (ROOT / "alexnet_mlflow" / name).exists(), name
+    for file in (ROOT / "alexnet_mlflow").glob("[a-z]*.py"):
+        assert f"{file.name} " in tree, f"the tree leaves out {file.name}"
+
+
+def test_no_document_names_a_path_of_some_machine() -> None:
+    for document in DOCUMENTS:
+        found = re.findall(r"(?<![\w.])/(?:work|root|home)/\w+", document.read_text())
+        assert not found, f"{document.name}: {found}"
