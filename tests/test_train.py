@@ -140,13 +140,13 @@ def by_hand(model: nn.Module, data: Splits, config: TrainConfig) -> tuple[float,
 
 
 @pytest.mark.parametrize(
-    ("network", "optimizer", "lr", "epochs"),
-    [(small, "sgd", 0.03, 2), (small, "adam", 1e-3, 2), (alexnet, "sgd", 0.01, 1)],
+    ("network", "optimizer", "lr", "epochs", "batch_size"),
+    [(small, "sgd", 0.03, 2, 32), (small, "adam", 1e-3, 2, 32), (alexnet, "sgd", 0.01, 1, 48)],
 )
 def test_it_equals_a_plain_loop(
-    data: Splits, network: Network, optimizer: str, lr: float, epochs: int
+    data: Splits, network: Network, optimizer: str, lr: float, epochs: int, batch_size: int
 ) -> None:
-    config = settings(optimizer=optimizer, lr=lr, epochs=epochs)
+    config = settings(optimizer=optimizer, lr=lr, epochs=epochs, batch_size=batch_size)
     model, plain = network(), network()
     *_, last = fit(model, data, config, CPU)
     loss, accuracy = by_hand(plain, data, config)
@@ -208,12 +208,13 @@ def test_the_pictures_are_left_as_they_were(data: Splits) -> None:
 
 
 @pytest.mark.parametrize(
-    ("network", "optimizer"), [(small, "sgd"), (small, "adam"), (alexnet, "sgd")]
+    ("network", "optimizer", "epochs", "batch_size"),
+    [(small, "sgd", 3, 32), (small, "adam", 3, 32), (alexnet, "sgd", 2, 48)],
 )
 def test_a_resumed_training_equals_an_uninterrupted_one(
-    data: Splits, tmp_path: Path, network: Network, optimizer: str
+    data: Splits, tmp_path: Path, network: Network, optimizer: str, epochs: int, batch_size: int
 ) -> None:
-    config = settings(optimizer=optimizer, lr=1e-3, epochs=3 if network is small else 2)
+    config = settings(optimizer=optimizer, lr=1e-3, epochs=epochs, batch_size=batch_size)
     whole = network()
     expected = list(fit(whole, data, config, CPU))
 
@@ -225,6 +226,7 @@ def test_a_resumed_training_equals_an_uninterrupted_one(
 
     assert [item.epoch for item in results] == [item.epoch for item in expected[1:]]
     assert equal(resumed, whole)
+    assert results[-1].state()["step"] == expected[-1].state()["step"]
     for name in ("train_loss", "train_accuracy", "val_loss", "val_accuracy"):
         found = [getattr(item, name) for item in results]
         assert found == [getattr(item, name) for item in expected[1:]]
@@ -247,17 +249,21 @@ def test_a_finished_training_has_nothing_to_resume(data: Splits) -> None:
 
 
 class Poisoned(nn.Module):
-    """Learns as any other until its `at`-th training batch, and answers nan from then on."""
+    """Learns as any other until its `at`-th training batch, and answers nan from then on.
+
+    Its weights stay sound, so that the other of the two looks, at validation, sees nothing.
+    """
 
     def __init__(self, at: float, validation: bool = False) -> None:
         super().__init__()
         self.network, self.at, self.validation, self.batches = small(), at, validation, 0
+        self.poison = nn.Parameter(torch.zeros(()))
 
     def forward(self, pictures: Tensor) -> Tensor:
         self.batches += self.training
         spoilt = self.batches >= self.at if self.training else self.validation
         logits: Tensor = self.network(pictures)
-        return logits * math.nan if spoilt else logits
+        return logits.detach() + self.poison * math.nan if spoilt else logits
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adam"])
@@ -318,13 +324,6 @@ def test_it_learns_what_can_be_learnt(data: Splits) -> None:
     config = settings(lr=0.03, epochs=4, recipe="plain")
     results = list(fit(small(), data, config, CPU))
     assert results[-1].train_loss < 0.5 * results[0].train_loss
-    assert results[-1].val_loss < 0.5 * math.log(CLASSES)
-    assert results[-1].val_accuracy > 0.9
-
-
-def test_alexnet_learns_it_too(data: Splits) -> None:
-    config = settings(optimizer="adam", lr=3e-4, epochs=3, recipe="plain", weight_decay=0.0)
-    results = list(fit(alexnet(), data, config, CPU))
     assert results[-1].val_loss < 0.5 * math.log(CLASSES)
     assert results[-1].val_accuracy > 0.9
 

@@ -22,7 +22,7 @@ from alexnet_mlflow import checks, model, plots
 from alexnet_mlflow.augment import draw
 from alexnet_mlflow.checks import Check, Verdict
 from alexnet_mlflow.config import BadInput, RunConfig, TrainConfig
-from alexnet_mlflow.data import Splits
+from alexnet_mlflow.data import Splits, stratified_part
 from alexnet_mlflow.track import Tracker
 from alexnet_mlflow.train import EpochResult
 
@@ -158,7 +158,8 @@ def git_commit() -> str:
 
 
 def _grid(config: RunConfig, data: Splits) -> Any:
-    """The first pictures of the training split in the recipe's draw, seeded."""
-    images = torch.from_numpy(data.train.images[:GRID_PICTURES])
+    """Some training pictures of every class in the recipe's draw, seeded."""
+    part = stratified_part(data.train, GRID_PICTURES, config.split_seed)
+    images = torch.from_numpy(part.images)
     chosen = draw(len(images), torch.Generator().manual_seed(config.seed))
     return plots.augmentation(images, chosen, f"{data.title}: recipe {config.recipe}")
