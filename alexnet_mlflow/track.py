@@ -12,7 +12,6 @@ Left out: the registry (registry.py), and a journal for a server that goes away.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import logging
 import math
@@ -21,7 +20,7 @@ import re
 import tempfile
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -234,7 +233,7 @@ class MlflowTracker(NullTracker):
             yield tracker
         except BaseException as error:
             stopped = isinstance(error, KeyboardInterrupt | SystemExit | GeneratorExit)
-            with contextlib.suppress(Exception):  # the first error is the one to be told
+            with suppress(Exception):  # the first error is the one to be told
                 tracker.tags({"outcome": "failed"})
             mlflow.end_run("KILLED" if stopped else "FAILED")
             raise

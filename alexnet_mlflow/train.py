@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -61,6 +61,10 @@ class EpochResult:
     @property
     def diverged(self) -> bool:
         return self.diverged_at_step is not None
+
+    def bare(self) -> EpochResult:
+        """The same without the live state, which would keep network and optimizer in memory."""
+        return replace(self, state=dict)
 
     @property
     def figures(self) -> dict[str, float]:

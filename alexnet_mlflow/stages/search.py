@@ -119,7 +119,8 @@ def _trial(
         here.params(vars(settings))
         best, seconds = None, 0.0
         results = fit(copy.deepcopy(start), data, settings, device)
-        for last in logged(here, shown(results, config.epochs, f"{phase} {number}/{count}")):
+        for result in logged(here, shown(results, config.epochs, f"{phase} {number}/{count}")):
+            last = result.bare()
             best = last if better(last, best) else best
             seconds += last.epoch_seconds
         if last.diverged:
