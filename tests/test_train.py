@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import resource
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -449,3 +450,22 @@ def test_on_cuda_a_rate_far_too_high_ends_the_training(data: Splits) -> None:
     [only] = fit(alexnet(), data, config, torch.device("cuda"))
     assert only.diverged
     assert only.val_accuracy == 0
+
+
+def test_freed_memory_is_kept_for_the_next_step() -> None:
+    """Allocating and freeing a large block again takes no page faults once the process keeps it."""
+    if not train.keep_freed_memory():
+        pytest.skip("this C library has no mallopt")
+
+    def faults() -> int:
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        for _ in range(5):
+            torch.ones(16 << 20)  # 64 MiB of float32
+        return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+    faults()
+    kept = faults()
+    assert train.keep_freed_memory(False)
+    given_back = faults()
+    train.keep_freed_memory()
+    assert kept < 100 < given_back
