@@ -110,11 +110,15 @@ def keep_freed_memory(keep: bool = True) -> bool:
     `keep=False` goes back to what glibc does by itself. False where there is no glibc.
     """
     try:
-        mallopt = ctypes.CDLL(None).mallopt
+        library = ctypes.CDLL(None)
+        mallopt, trim = library.mallopt, library.malloc_trim
     except (AttributeError, OSError, TypeError):
         return False
     changes = MALLOC_KEEPS if keep else MALLOC_BY_ITSELF
-    return all([mallopt(name, value) == 1 for name, value in changes.items()])
+    done = [mallopt(name, value) == 1 for name, value in changes.items()]
+    if not keep:
+        trim(0)
+    return all(done)
 
 
 def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
