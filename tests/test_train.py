@@ -461,7 +461,8 @@ import resource, torch
 from alexnet_mlflow.train import keep_freed_memory
 if {keep} and not keep_freed_memory():
     raise SystemExit("this C library has no mallopt")
-torch.ones(16 << 20)
+for _ in range(5):
+    torch.ones(16 << 20)
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 for _ in range(5):
     torch.ones(16 << 20)
