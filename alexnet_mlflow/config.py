@@ -280,7 +280,7 @@ class Preset:
     sanity_lr: dict[str, float] = field(default_factory=lambda: {"sgd": 1e-3, "adam": 1e-4})
     overfit_pictures: int | None = None  # None: 10 % of the training pictures (the report)
     overfit_lr: dict[str, float] = field(default_factory=lambda: {"sgd": 1e-2, "adam": 3e-4})
-    overfit_epochs: int = 100
+    overfit_epochs: int = 300
     search_epochs: int = 5
     final_epochs: int = 20
 

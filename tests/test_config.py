@@ -53,7 +53,7 @@ def test_every_auto_is_filled(stage: type[RunConfig], dataset: str, optimizer: s
         (SanityConfig(dataset="cifar10"), {"lr": 1e-3, "batch_size": 32}),
         (SanityConfig(dataset="cifar10", optimizer="adam"), {"lr": 1e-4}),
         (SanityConfig(dataset="fddb"), {"lr": 1e-4}),
-        (OverfitConfig(dataset="fddb"), {"lr": 1e-2, "pictures": 128, "epochs": 100}),
+        (OverfitConfig(dataset="fddb"), {"lr": 1e-2, "pictures": 128, "epochs": 300}),
         (OverfitConfig(dataset="fddb", optimizer="adam"), {"lr": 3e-4}),
         (OverfitConfig(dataset="cifar10"), {"pictures": None}),
         (SearchConfig(dataset="cifar10"), {"epochs": 5}),
