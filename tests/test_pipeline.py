@@ -6,11 +6,11 @@ import json
 from pathlib import Path
 
 import pytest
-from conftest import Babysat
 from mlflow import MlflowClient
 
 from alexnet_mlflow import pipeline, track
 from alexnet_mlflow.config import PRESETS, BabysitConfig, Preset
+from tests.conftest import Babysat
 
 EPOCH_METRICS = {
     "train_loss", "train_accuracy", "val_loss", "val_accuracy",

@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import Babysat
 from mlflow import MlflowClient
 
 from alexnet_mlflow.compare import wilson
@@ -16,6 +15,7 @@ from alexnet_mlflow.config import BadInput, DataConfig, EvaluateConfig
 from alexnet_mlflow.data import load, load_test
 from alexnet_mlflow.stages import evaluate
 from alexnet_mlflow.track import connect
+from tests.conftest import Babysat
 
 
 @pytest.fixture

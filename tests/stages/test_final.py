@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import Babysat
 from mlflow import MlflowClient
 
 from alexnet_mlflow import checkpoint
 from alexnet_mlflow.config import BadInput, FinalConfig
 from alexnet_mlflow.stages import final
 from alexnet_mlflow.track import connect, load_model
+from tests.conftest import Babysat
 
 
 def settings(pictures: Path, **changes: object) -> FinalConfig:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from conftest import Babysat
 from mlflow import MlflowClient
 
 from alexnet_mlflow import registry
@@ -13,6 +12,7 @@ from alexnet_mlflow.config import BadInput, PromoteConfig
 from alexnet_mlflow.registry import Version
 from alexnet_mlflow.stages import promote
 from alexnet_mlflow.track import FoundRun, connect
+from tests.conftest import Babysat
 
 
 def evaluated(accuracy: float, val: float = 0.9, digest: str = "d") -> FoundRun:

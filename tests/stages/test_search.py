@@ -6,12 +6,12 @@ import csv
 from pathlib import Path
 
 import pytest
-from conftest import Babysat
 from mlflow import MlflowClient
 
 from alexnet_mlflow.config import SearchConfig
 from alexnet_mlflow.stages import search
 from alexnet_mlflow.track import connect
+from tests.conftest import Babysat
 
 
 def rows_of(client: MlflowClient, run_id: str) -> list[dict[str, str]]:
