@@ -169,7 +169,7 @@ class SpaceConfig(RunConfig):
                 option = option_name(name)
                 raise BadInput(
                     f"{option}-low must be below {option}-high, got {low} and {high}: "
-                    "give them the other way round"
+                    f"give e.g. {low / 10:g} and {high * 10:g}"
                 )
 
 

@@ -26,6 +26,7 @@ from alexnet_mlflow.data import load
 from alexnet_mlflow.progress import say
 from alexnet_mlflow.stages import (
     StageResult,
+    check_batch,
     close,
     evaluate,
     final,
@@ -47,10 +48,12 @@ def run(config: BabysitConfig, tracker: Tracker) -> StageResult:
     """Sanity, overfit, search, final, evaluate for each optimizer; then promote."""
     config = resolve(config)
     data = load(config)
+    check_batch(config, data)
     optimizers = OPTIMIZERS if config.optimizer == "both" else (config.optimizer,)
     with tracker.child(f"babysit {data.name} {config.optimizer}", tags_of(config, data)) as here:
         here.params(parameters(config))
         here.dataset(data, "training")
+        del data  # each stage loads what it needs
         rows, figures, refused = [], {}, []
         for optimizer in optimizers:
             started = time.perf_counter()
@@ -62,11 +65,11 @@ def run(config: BabysitConfig, tracker: Tracker) -> StageResult:
                 rows.append(_row(optimizer, results, seconds))
                 figures[f"{optimizer}_val_accuracy"] = results[-1].figures["best_val_accuracy"]
                 figures[f"{optimizer}_test_accuracy"] = results[-1].figures["test_accuracy"]
-        promoted = _told(promote.run(PromoteConfig(dataset=config.dataset), here)) if rows else None
-        verdict: Verdict = "fail" if refused else "pass"
         table = _table(rows)
         here.text(table, "table.md")
-        here.metrics(figures)
+        here.metrics({name: value for name, value in figures.items() if "test_" not in name})
+        promoted = _told(promote.run(PromoteConfig(dataset=config.dataset), here)) if rows else None
+        verdict: Verdict = "fail" if refused else "pass"
         close(here, verdict)
         return StageResult(
             "babysit", here.run_id, verdict, (*table.splitlines(), *refused),

@@ -17,7 +17,6 @@ import logging
 import math
 import os
 import re
-import tempfile
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -130,10 +129,6 @@ class NullTracker:
         """A run by its id; None where there is none."""
         return None
 
-    def artifact(self, run_id: str, path: str) -> Path:
-        """A local copy of an artifact; BadInput where there is none."""
-        raise BadInput(f"no artifact {path} of run {run_id}: tracking is switched off")
-
 
 Tracker = NullTracker
 
@@ -220,7 +215,7 @@ class MlflowTracker(NullTracker):
 
         runner = os.environ.pop("MLFLOW_RUN_ID", None) if self.run_id is None else None
         if runner and run_id:
-            self._client.set_tag(runner, "continues", run_id)
+            self.mark(runner, {**tags, "continues": run_id})
         run = mlflow.start_run(
             run_id=run_id or runner,
             run_name=name if runner is None or self._unnamed(runner) else None,
@@ -294,12 +289,13 @@ class MlflowTracker(NullTracker):
     def dataset(self, data: Splits, context: str) -> None:
         from mlflow.entities import Dataset, DatasetInput, InputTag
 
+        profile = {"sha256": data.digest, "counts": data.counts, "skipped": data.skipped}
         entity = Dataset(
             name=data.title,
             digest=data.digest[:DIGEST_LENGTH],
             source_type="local",
             source=json.dumps({"uri": data.source}),
-            profile=json.dumps({"sha256": data.digest, "counts": data.counts}),
+            profile=json.dumps(profile),
         )
         entry = DatasetInput(entity, [InputTag("mlflow.data.context", context)])
         self._client.log_inputs(self._run, [entry])
@@ -349,18 +345,10 @@ class MlflowTracker(NullTracker):
         from mlflow.exceptions import MlflowException
 
         try:
-            return _found(self._client.get_run(run_id))
+            run = self._client.get_run(run_id)
         except MlflowException:
             return None
-
-    def artifact(self, run_id: str, path: str) -> Path:
-        from mlflow.exceptions import MlflowException
-
-        try:
-            folder = tempfile.mkdtemp(prefix="alexnet-mlflow-")
-            return Path(self._client.download_artifacts(run_id, path, folder))
-        except (MlflowException, OSError) as error:
-            raise BadInput(f"run {run_id} has no artifact {path}: run its stage again") from error
+        return _found(run) if run.info.lifecycle_stage == "active" else None
 
 
 def load_model(uri: str) -> nn.Module:

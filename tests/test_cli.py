@@ -40,7 +40,7 @@ def test_help_answers(stage: str, capsys: pytest.CaptureFixture[str]) -> None:
     [
         (["search", "--dataset=nothing"], "neither a name nor a folder"),
         (["search", "--lr-low=0"], "--lr-low must be above 0"),
-        (["search", "--lr-low=1", "--lr-high=0.1"], "the other way round"),
+        (["search", "--lr-low=1", "--lr-high=1"], "--lr-low must be below --lr-high, got 1.0 and 1.0"),
         (["search", "--trials=0"], "--trials must be above 0"),
         (["search", "--trials=many"], "alexnet-mlflow search --help"),
         (["sanity", "--lr=-1"], "--lr must be above 0"),
@@ -49,6 +49,7 @@ def test_help_answers(stage: str, capsys: pytest.CaptureFixture[str]) -> None:
         (["sanity", "--optimizer=rmsprop"], "'sgd', 'adam'"),
         (["sanity", "--batch-size=0"], "--batch-size"),
         (["sanity", "--batch-size=145"], "fewer than the batch of 145"),
+        (["babysit", "--batch-size=145"], "fewer than the batch of 145"),
         (["sanity", "--momentum=1"], "--momentum must be below 1"),
         (["sanity", "--val-fraction=1"], "--val-fraction must lie between 0 and 1"),
         (["sanity", "--limit=-1"], "--limit must be at least 0"),
@@ -86,6 +87,8 @@ def test_a_corrupt_picture_is_named_and_can_be_left_out(
     code = main([*arguments, "--skip-corrupt"])
     last = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert code == 0 and last["verdict"] == "pass"
+    [run] = MlflowClient().search_runs(["0"])
+    assert run.data.metrics["pictures_skipped"] == 1
 
 
 def test_a_gate_that_says_no_is_exit_code_1(

@@ -96,9 +96,26 @@ def test_mlflow_run_uses_the_runners_own_run(store: Path, pictures: Path) -> Non
     assert run.data.params["lr"] == "auto" and run.data.params["resolved_lr"] == "0.0003"
 
 
-def test_mlflow_run_executes_nothing_and_fails_a_failing_stage(store: Path) -> None:
-    done = mlflow_run(store, "-e", "sanity", "-P", "dataset=$(touch canary)", "-P", "nonsense=1")
+def test_a_stage_that_says_no_makes_the_runners_run_failed(store: Path, pictures: Path) -> None:
+    done = mlflow_run(
+        store, "-e", "overfit", "-P", f"dataset={pictures}", "-P", "epochs=1", "-P", "lr=1e-9",
+        "-P", "batch_size=8", "-P", "device=cpu",
+    )
     assert done.returncode != 0
+    [run] = MlflowClient().search_runs(["0"])
+    assert run.info.status == "FAILED" and run.data.tags["verdict"] == "fail"
+
+
+def test_mlflow_run_refuses_an_unknown_option(store: Path) -> None:
+    done = mlflow_run(store, "-e", "sanity", "-P", "nonsense=1")
+    assert done.returncode != 0 and "No such option '--nonsense'" in done.stderr
+    [run] = MlflowClient().search_runs(["0"])
+    assert run.info.status == "FAILED"
+
+
+def test_mlflow_run_executes_nothing(store: Path) -> None:
+    done = mlflow_run(store, "-e", "sanity", "-P", "dataset=$(touch canary)")
+    assert done.returncode != 0 and "neither a name nor a folder" in done.stderr
     assert not list(ROOT.rglob("canary")) and not (store / "canary").exists()
     assert "Traceback" not in done.stderr and "Error: " in done.stderr
     [run] = MlflowClient().search_runs(["0"])

@@ -23,6 +23,7 @@ from alexnet_mlflow.augment import draw
 from alexnet_mlflow.checks import Check, Verdict
 from alexnet_mlflow.config import BadInput, RunConfig, TrainConfig
 from alexnet_mlflow.data import Splits, stratified_part
+from alexnet_mlflow.progress import say
 from alexnet_mlflow.track import Tracker
 from alexnet_mlflow.train import EpochResult
 
@@ -54,17 +55,25 @@ def opened(
     config: RunConfig, tracker: Tracker, data: Splits, run_id: str | None = None
 ) -> Iterator[Tracker]:
     """A run with all that every training stage logs: tags, parameters, data set, pictures."""
+    check_batch(config, data)
+    name = f"{config.stage} {data.name} {config.optimizer}"
+    with tracker.child(name, tags_of(config, data), run_id) as run:
+        run.params(parameters(config))
+        run.dataset(data, "training")
+        if data.skipped:
+            run.metrics({"pictures_skipped": data.skipped})
+            say(f"{data.skipped} pictures of {data.title} cannot be read and are left out.")
+        run.figure(_grid(config, data), "plots/augmentation.png")
+        yield run
+
+
+def check_batch(config: RunConfig, data: Splits) -> None:
+    """BadInput where there are fewer training pictures than a batch has."""
     if config.batch_size is not None and len(data.train) < config.batch_size:
         raise BadInput(
             f"{data.title} has {len(data.train)} training pictures, fewer than the batch of "
             f"{config.batch_size}: give --batch-size={len(data.train)} or less, or more pictures"
         )
-    name = f"{config.stage} {data.name} {config.optimizer}"
-    with tracker.child(name, tags_of(config, data), run_id) as run:
-        run.params(parameters(config))
-        run.dataset(data, "training")
-        run.figure(_grid(config, data), "plots/augmentation.png")
-        yield run
 
 
 def tags_of(config: RunConfig, data: Splits) -> dict[str, object]:
@@ -96,13 +105,18 @@ def train_config(config: RunConfig, **changes: Any) -> TrainConfig:
     return TrainConfig(**{**values, **changes})
 
 
-def judged(run: Tracker, found: list[Check]) -> Verdict:
-    """Log the checks (checks.json, a metric each, the tag `verdict`) and say what they come to."""
+def judged(run: Tracker, found: list[Check], last: EpochResult) -> Verdict:
+    """Log the checks (checks.json, a metric each, the tag `verdict`) and say what they come to.
+
+    last: the last epoch trained; where it diverged, that is the run's outcome.
+    """
     verdict = checks.overall(found)
     run.json([dataclasses.asdict(check) for check in found], "checks.json")
     measured = {f"check_{check.name}": check.measured for check in found}
     run.metrics({name: value for name, value in measured.items() if value is not None})
-    close(run, verdict)
+    if last.diverged:
+        run.metrics(divergence(last))
+    close(run, verdict, "diverged" if last.diverged else "completed")
     return verdict
 
 

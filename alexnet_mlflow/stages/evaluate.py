@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,10 @@ from alexnet_mlflow.stages import StageResult, close, git_commit
 from alexnet_mlflow.track import FoundRun, LoggedModel, Tracker, load_model
 from alexnet_mlflow.train import pick_device, resident
 
+# How a parameter's text becomes a value again, by the field's type.
+READ: dict[str, Callable[[str], Any]] = {
+    "int": int, "float": float, "bool": lambda text: text.lower() == "true",
+}
 WORST = 24  # pictures in the grid of the worst mistakes
 # What decides the division: taken from the final run, never from the command.
 DIVISION = ("limit", "val_fraction", "test_fraction", "split_seed", "skip_corrupt")
@@ -43,8 +48,8 @@ def run(config: EvaluateConfig, tracker: Tracker) -> StageResult:
     model = load_model(final.tags["model_uri"])
     test = load_test(division)
     looks = int(final.tags.get("test_looks", "0")) + 1
-    with tracker.child(f"evaluate {data.name} {config.optimizer}", _tags(final)) as here:
-        here.params({"run": final.run_id, **{name: final.params[name] for name in DIVISION}})
+    with tracker.child(f"evaluate {data.name} {final.tags['optimizer']}", _tags(final)) as here:
+        here.params({"run": final.run_id, **{name: getattr(division, name) for name in DIVISION}})
         here.dataset(data, "testing")
         here.mark(final.run_id, {"test_looks": looks})
         scores = score_probabilities(model.to(device), *resident(test, device))
@@ -56,7 +61,7 @@ def run(config: EvaluateConfig, tracker: Tracker) -> StageResult:
         here.metrics(figures, model=logged, data=(data.title, data.digest))
         best = {name: final.metrics[name] for name in ("best_val_accuracy", "best_val_loss")}
         here.metrics(best)
-        _show(here, data, test, scores)
+        _show(here, data, test, scores, logged)
         close(here, "pass")
         return StageResult(
             "evaluate", here.run_id, "pass", _sentences(data, scores, looks),
@@ -94,13 +99,9 @@ def _division(config: EvaluateConfig, final: FoundRun) -> DataConfig:
     values: dict[str, Any] = {}
     for item in dataclasses.fields(DataConfig):
         if item.name in DIVISION:
-            text = final.params[item.name]
-            values[item.name] = text.lower() == "true" if item.type == "bool" else _number(text)
+            text = final.params.get(f"resolved_{item.name}", final.params[item.name])
+            values[item.name] = READ[str(item.type)](text)
     return DataConfig(dataset=config.dataset, data_dir=config.data_dir, **values)
-
-
-def _number(text: str) -> float:
-    return float(text) if "." in text or "e" in text else int(text)
 
 
 def _tags(final: FoundRun) -> dict[str, object]:
@@ -133,7 +134,9 @@ def _sentences(data: Splits, scores: Scores, looks: int) -> tuple[str, ...]:
     )
 
 
-def _show(here: Tracker, data: Splits, test: Split, scores: Scores) -> None:
+def _show(
+    here: Tracker, data: Splits, test: Split, scores: Scores, logged: LoggedModel
+) -> None:
     """Per-class table, confusion matrix, ROC and PR for two classes, predictions, worst mistakes.
     """
     classes, title = data.classes, f"{data.title}, test"
@@ -144,13 +147,15 @@ def _show(here: Tracker, data: Splits, test: Split, scores: Scores) -> None:
     names = ("precision", "recall", "f1", "pictures")
     table = pd.DataFrame(dict(zip(names, rows, strict=True)), index=pd.Index(classes, name="class"))
     here.text(table.to_csv(), "per_class.csv")
-    here.metrics({f"test_{name}_macro": float(table[name].mean()) for name in names[:3]})
+    macro = {f"test_{name}_macro": float(table[name].mean()) for name in names[:3]}
+    here.metrics(macro, model=logged, data=(data.title, data.digest))
     matrix = sk.confusion_matrix(test.labels, predicted, labels=places)
     here.figure(plots.confusion(matrix, classes, title), "plots/confusion.png")
     if len(classes) == 2:
         positive = test.labels == 0
         chances = scores.probabilities[:, 0]
-        here.metrics({"test_roc_auc": float(sk.roc_auc_score(positive, chances))})
+        area = {"test_roc_auc": float(sk.roc_auc_score(positive, chances))}
+        here.metrics(area, model=logged, data=(data.title, data.digest))
         here.figure(plots.roc_and_pr(positive, chances, classes[0], title), "plots/roc_pr.png")
     _show_mistakes(here, data, test, scores)
     with tempfile.TemporaryDirectory() as folder:

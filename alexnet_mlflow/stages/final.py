@@ -21,7 +21,7 @@ from alexnet_mlflow.augment import to_pixels
 from alexnet_mlflow.config import BadInput, FinalConfig, option_name, resolve
 from alexnet_mlflow.data import Splits, load
 from alexnet_mlflow.model import AlexNet, Servable, build
-from alexnet_mlflow.progress import shown
+from alexnet_mlflow.progress import say, shown
 from alexnet_mlflow.stages import (
     NOT_PARAMETERS,
     StageResult,
@@ -92,6 +92,8 @@ def _with_rates(config: FinalConfig, tracker: Tracker, data: Splits) -> FinalCon
             f"experiment: run `alexnet-mlflow search --dataset={config.dataset} "
             f"--optimizer={config.optimizer}` first, or give --lr and --weight-decay"
         )
+    if search.tags["data_digest"] != data.digest:
+        say(f"The rates come from a search on other pictures (run {search.run_id}).")
     lr, decay = config.lr, config.weight_decay
     return dataclasses.replace(
         config,

@@ -40,7 +40,7 @@ def run(config: OverfitConfig, tracker: Tracker) -> StageResult:
                 break
         last = history[-1]
         found = [checks.overfits(last.train_accuracy, last.epoch, len(part), last.diverged)]
-        verdict = judged(here, found)
+        verdict = judged(here, found, last)
         title = f"overfit {len(part)} pictures of {data.title}, {config.optimizer}"
         here.figure(plots.curves(history, title, len(data.classes)), "plots/curves.png")
         figures = {

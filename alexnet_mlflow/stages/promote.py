@@ -9,6 +9,7 @@ Left out for now: a test of significance, and a lock against a second promoter.
 from __future__ import annotations
 
 from alexnet_mlflow import registry
+from alexnet_mlflow.checks import Verdict
 from alexnet_mlflow.config import OPTIMIZERS, BadInput, PromoteConfig
 from alexnet_mlflow.data import slug
 from alexnet_mlflow.registry import Version
@@ -30,17 +31,13 @@ def run(config: PromoteConfig, tracker: Tracker) -> StageResult:
     chosen = max(candidates, key=_on_validation)
     name = registry.registered_name(dataset)
     champion = registry.champion(name)
-    if champion and champion.tags.get("test_digest") != chosen.tags["test_digest"]:
-        raise BadInput(
-            f"the champion of {name} (version {champion.number}) was tested on other pictures than "
-            f"run {chosen.tags['final_run']}: evaluate both on the same data first"
-        )
     tags = {key: chosen.tags[key] for key in ("optimizer", "seed", "recipe", "data_digest")}
     head = {"stage": "promote", "dataset": dataset, "git_commit": git_commit(), **tags}
     with tracker.child(f"promote {dataset}", head) as here:
         here.params({"dataset": config.dataset})
         version = _register(name, chosen)
         wins, why = _judge(chosen, version, champion)
+        comparable = champion is None or _same_pictures(chosen, champion)
         if wins:
             registry.crown(version)
         here.json([_row(found, found is chosen) for found in candidates], "candidates.json")
@@ -52,18 +49,28 @@ def run(config: PromoteConfig, tracker: Tracker) -> StageResult:
         }
         here.metrics({"promoted": float(wins), "best_val_accuracy": figures["best_val_accuracy"]})
         here.tags({"decision": why, "model_version": version.number})
-        close(here, "pass")
+        verdict: Verdict = "pass" if comparable else "warn"
+        close(here, verdict)
         sentences = (_choice(candidates, chosen), why)
-        return StageResult("promote", here.run_id, "pass", sentences, figures, version.uri)
+        return StageResult("promote", here.run_id, verdict, sentences, figures, version.uri)
 
 
 def _candidates(dataset: str, tracker: Tracker) -> list[FoundRun]:
-    """The latest evaluation of each optimizer."""
-    found = [
-        tracker.latest(stage="evaluate", dataset=dataset, optimizer=optimizer, verdict="pass")
-        for optimizer in OPTIMIZERS
-    ]
+    """The latest evaluation of each optimizer, on the pictures of the latest of all.
+
+    Accuracies on other validation pictures (another limit or division) cannot be ranked with them.
+    """
+    tags = {"stage": "evaluate", "dataset": dataset, "verdict": "pass"}
+    newest = tracker.latest(**tags)
+    if newest is None:
+        return []
+    tags["data_digest"] = newest.tags["data_digest"]
+    found = [tracker.latest(**tags, optimizer=optimizer) for optimizer in OPTIMIZERS]
     return [item for item in found if item is not None]
+
+
+def _same_pictures(chosen: FoundRun, champion: Version) -> bool:
+    return champion.tags.get("test_digest") == chosen.tags["test_digest"]
 
 
 def _on_validation(found: FoundRun) -> tuple[float, float]:
@@ -92,6 +99,12 @@ def _judge(chosen: FoundRun, version: Version, champion: Version | None) -> tupl
         )
     if champion.number == version.number:
         return False, f"Version {version.number} ({accuracy:.2%} on test) is the champion already."
+    if not _same_pictures(chosen, champion):
+        return False, (
+            f"Version {champion.number} stays champion: it was tested on other pictures than "
+            f"version {version.number}, so the two cannot be compared. To begin anew on these pictures, "
+            f"take the alias {registry.CHAMPION} from it in the registry and promote again."
+        )
     reigning = float(champion.tags["test_accuracy"])
     if accuracy > reigning:
         return True, (

@@ -49,7 +49,7 @@ def run(config: SanityConfig, tracker: Tracker) -> StageResult:
             checks.lr_too_low(first, still, config.low_lr, classes),
             checks.lr_too_high(exploded, config.high_lr, classes),
         ]
-        verdict = judged(here, found)
+        verdict = judged(here, found, epoch)
         figures = {
             "first_loss": first,
             "expected_loss": math.log(classes),

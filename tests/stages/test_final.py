@@ -36,7 +36,7 @@ def test_the_rates_are_the_searchs(babysat: Babysat) -> None:
 def test_auto_takes_the_latest_search_of_this_optimizer(store: Path, pictures: Path) -> None:
     root = connect()
     for optimizer, lr in (("adam", 0.5), ("adam", 0.0002), ("sgd", 0.7)):
-        tags = {"stage": "search", "dataset": "colours", "optimizer": optimizer}
+        tags = {"stage": "search", "dataset": "colours", "optimizer": optimizer, "data_digest": "x"}
         with root.child("search", {**tags, "recipe": "report", "verdict": "pass"}) as run:
             run.params({"best_lr": lr, "best_weight_decay": 1e-5})
     result = final.run(settings(pictures, lr=None, weight_decay=None, epochs=1), root)

@@ -32,6 +32,9 @@ def test_one_that_diverges_fails_and_says_so(store: Path, pictures: Path) -> Non
     result = overfit.run(config, connect())
     assert result.verdict == "fail"
     assert "stopped being a number" in result.sentences[0]
+    run = MlflowClient().get_run(str(result.run_id))
+    assert run.data.tags["outcome"] == "diverged"
+    assert run.data.metrics["diverged_at_step"] >= 1
     for name in ("train_loss", "val_loss"):
         history = MlflowClient().get_metric_history(str(result.run_id), name)
         assert all(math.isfinite(point.value) and point.value < 1e300 for point in history)

@@ -21,7 +21,8 @@ def evaluated(accuracy: float, val: float = 0.9, digest: str = "d") -> FoundRun:
 
 
 def version(number: str, accuracy: float) -> Version:
-    return Version("alexnet-x", number, "models:/m", "f", {"test_accuracy": str(accuracy)})
+    tags = {"test_accuracy": str(accuracy), "test_digest": "d"}
+    return Version("alexnet-x", number, "models:/m", "f", tags)
 
 
 @pytest.mark.parametrize(
@@ -67,7 +68,25 @@ def test_a_champion_tested_on_other_pictures_is_not_compared(
     digest = client.get_model_version("alexnet-colours", "1").tags["test_digest"]
     client.set_model_version_tag("alexnet-colours", "1", "test_digest", "another")
     try:
-        with pytest.raises(BadInput, match="was tested on other pictures"):
-            promote.run(PromoteConfig(dataset=str(pictures)), connect())
+        champion = registry.champion("alexnet-colours")
+        assert champion is not None
+        wins, why = promote._judge(evaluated(1.0, digest=digest), version("2", 1.0), champion)
+        assert not wins and "it was tested on other pictures" in why
     finally:
         client.set_model_version_tag("alexnet-colours", "1", "test_digest", digest)
+
+
+def test_without_an_evaluation_there_is_nothing_to_promote(store: Path) -> None:
+    with pytest.raises(BadInput, match="alexnet-mlflow evaluate --dataset=faces"):
+        promote.run(PromoteConfig(), connect())
+
+
+def test_candidates_share_the_pictures_of_the_latest(store: Path) -> None:
+    """An older evaluation on another division is not ranked with a newer one."""
+    root = connect()
+    for optimizer, digest in (("sgd", "old"), ("adam", "old"), ("adam", "new")):
+        tags = {"stage": "evaluate", "dataset": "x", "optimizer": optimizer, "verdict": "pass"}
+        with root.child("evaluate", {**tags, "data_digest": digest}):
+            pass
+    found = promote._candidates("x", root)
+    assert [(run.tags["optimizer"], run.tags["data_digest"]) for run in found] == [("adam", "new")]
