@@ -40,7 +40,7 @@ def test_help_answers(stage: str, capsys: pytest.CaptureFixture[str]) -> None:
     [
         (["search", "--dataset=nothing"], "neither a name nor a folder"),
         (["search", "--lr-low=0"], "--lr-low must be above 0"),
-        (["search", "--lr-low=1", "--lr-high=1"], "--lr-low must be below --lr-high, got 1.0 and 1.0"),
+        (["search", "--lr-low=1", "--lr-high=1"], "--lr-low must be below --lr-high"),
         (["search", "--trials=0"], "--trials must be above 0"),
         (["search", "--trials=many"], "alexnet-mlflow search --help"),
         (["sanity", "--lr=-1"], "--lr must be above 0"),

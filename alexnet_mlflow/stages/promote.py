@@ -102,8 +102,8 @@ def _judge(chosen: FoundRun, version: Version, champion: Version | None) -> tupl
     if not _same_pictures(chosen, champion):
         return False, (
             f"Version {champion.number} stays champion: it was tested on other pictures than "
-            f"version {version.number}, so the two cannot be compared. To begin anew on these pictures, "
-            f"take the alias {registry.CHAMPION} from it in the registry and promote again."
+            f"version {version.number}, so the two cannot be compared. To begin anew on these "
+            f"pictures, take the alias {registry.CHAMPION} from it in the registry, then promote."
         )
     reigning = float(champion.tags["test_accuracy"])
     if accuracy > reigning:
