@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import signal
 import threading
 import zipfile
 from pathlib import Path
@@ -202,3 +203,27 @@ def test_a_finished_run_leaves_nothing(path: Path, tmp_path: Path) -> None:
     checkpoint.remove(path)
     assert checkpoint.newest(tmp_path) == ["other"]
     assert not path.parent.exists()
+
+
+class SignalsWhenSaved(dict):  # type: ignore[type-arg]
+    """A state that sends SIGTERM to the process while torch writes it."""
+
+    def __reduce__(self) -> tuple[object, ...]:
+        signal.raise_signal(signal.SIGTERM)
+        return dict, ()
+
+
+def test_a_signal_waits_until_the_checkpoint_is_written(tmp_path: Path) -> None:
+    def stop(number: int, frame: object) -> None:
+        raise SystemExit(143)
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        with pytest.raises(SystemExit):
+            checkpoint.save(tmp_path / "run" / "last.pt", {"first": SignalsWhenSaved(), "epoch": 7})
+        assert signal.getsignal(signal.SIGTERM) is stop
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert [file.name for file in (tmp_path / "run").iterdir()] == ["last.tmp"]
+    with zipfile.ZipFile(tmp_path / "run" / "last.tmp") as written:
+        assert written.testzip() is None, "the write was cut off"
