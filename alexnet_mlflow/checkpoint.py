@@ -35,7 +35,7 @@ def save(path: Path, state: dict[str, Any]) -> None:
     """Replace the checkpoint at `path` by `state` (tensors, numbers, texts, dicts and lists)."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix(".tmp")
-    with _signals_held(), open(temporary, "wb") as file:
+    with signals_held(), open(temporary, "wb") as file:
         torch.save(state, file)
         file.flush()
         os.fsync(file.fileno())
@@ -43,7 +43,7 @@ def save(path: Path, state: dict[str, Any]) -> None:
 
 
 @contextmanager
-def _signals_held() -> Iterator[None]:
+def signals_held() -> Iterator[None]:
     """SIGINT and SIGTERM wait until the write is done: raised inside torch's writer, they would
     come out of it as another error.
     """

@@ -24,6 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from alexnet_mlflow.checkpoint import signals_held
 from alexnet_mlflow.config import BadInput
 from alexnet_mlflow.data import Splits
 from alexnet_mlflow.train import EpochResult
@@ -368,7 +369,8 @@ def load_model(uri: str) -> nn.Module:
 def logged(tracker: Tracker, results: Iterable[EpochResult]) -> Iterator[EpochResult]:
     """The same results, each logged as it passes: one call an epoch, finite numbers only."""
     for result in results:
-        tracker.metrics(result.figures, result.epoch)
+        with signals_held():  # cut off, a transaction would keep the database locked
+            tracker.metrics(result.figures, result.epoch)
         yield result
 
 
