@@ -8,16 +8,13 @@ from __future__ import annotations
 
 import os
 import shutil
-import signal
-import threading
 import zipfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from alexnet_mlflow import signals
 from alexnet_mlflow.config import BadInput
 
 FOLDER = Path("checkpoints")
@@ -35,31 +32,11 @@ def save(path: Path, state: dict[str, Any]) -> None:
     """Replace the checkpoint at `path` by `state` (tensors, numbers, texts, dicts and lists)."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix(".tmp")
-    with signals_held(), open(temporary, "wb") as file:
+    with signals.held(), open(temporary, "wb") as file:
         torch.save(state, file)
         file.flush()
         os.fsync(file.fileno())
     os.replace(temporary, path)
-
-
-@contextmanager
-def signals_held() -> Iterator[None]:
-    """SIGINT and SIGTERM wait until the write is done: raised inside torch's writer, they would
-    come out of it as another error.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    held: list[int] = []
-    numbers = (signal.SIGINT, signal.SIGTERM)
-    before = {number: signal.signal(number, lambda got, _: held.append(got)) for number in numbers}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler or signal.SIG_DFL)
-    for got in held:
-        signal.raise_signal(got)
 
 
 def load(path: Path) -> dict[str, Any]:

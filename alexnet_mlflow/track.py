@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from alexnet_mlflow.checkpoint import signals_held
+from alexnet_mlflow import signals
 from alexnet_mlflow.config import BadInput
 from alexnet_mlflow.data import Splits
 from alexnet_mlflow.train import EpochResult
@@ -217,12 +217,13 @@ class MlflowTracker(NullTracker):
         runner = os.environ.pop("MLFLOW_RUN_ID", None) if self.run_id is None else None
         if runner and run_id:
             self.mark(runner, {**tags, "continues": run_id})
-        run = mlflow.start_run(
-            run_id=run_id or runner,
-            run_name=name if runner is None or self._unnamed(runner) else None,
-            nested=self.run_id is not None,
-            experiment_id=None if run_id or runner else self._experiment_id,
-        )
+        with signals.held():
+            run = mlflow.start_run(
+                run_id=run_id or runner,
+                run_name=name if runner is None or self._unnamed(runner) else None,
+                nested=self.run_id is not None,
+                experiment_id=None if run_id or runner else self._experiment_id,
+            )
         tracker = MlflowTracker(self._client, run.info.experiment_id, run.info.run_id)
         try:
             tracker.tags(tags)
@@ -233,7 +234,8 @@ class MlflowTracker(NullTracker):
                 tracker.tags({"outcome": "failed"})
             mlflow.end_run("KILLED" if stopped else "FAILED")
             raise
-        mlflow.end_run(tracker._status)
+        with signals.held():
+            mlflow.end_run(tracker._status)
 
     def _unnamed(self, run_id: str) -> bool:
         """Has the runner made up the run's name, because the user gave none?"""
@@ -251,7 +253,7 @@ class MlflowTracker(NullTracker):
                 entries.append(Param(name, text))
             elif not _same(known[name], text) and f"resolved_{name}" not in known:
                 entries.append(Param(f"resolved_{name}", text))
-        self._client.log_batch(self._run, params=entries)
+        self._send(self._run, params=entries)
 
     def tags(self, values: Mapping[str, object]) -> None:
         self.mark(self._run, values)
@@ -260,7 +262,7 @@ class MlflowTracker(NullTracker):
         from mlflow.entities import RunTag
 
         entries = [RunTag(name, str(value)) for name, value in values.items()]
-        self._client.log_batch(run_id, tags=entries)
+        self._send(run_id, tags=entries)
 
     def metrics(
         self, values: Mapping[str, float], step: int = 0,
@@ -273,7 +275,11 @@ class MlflowTracker(NullTracker):
         link = (model.model_id if model else None, name, digest, self._run)
         finite = {key: float(value) for key, value in values.items() if math.isfinite(value)}
         entries = [Metric(key, value, now, step, *link) for key, value in finite.items()]
-        self._client.log_batch(self._run, metrics=entries)
+        self._send(self._run, metrics=entries)
+
+    def _send(self, run_id: str, **entries: Any) -> None:
+        with signals.held():
+            self._client.log_batch(run_id, **entries)
 
     def figure(self, figure: Figure, path: str) -> None:
         self._client.log_figure(self._run, figure, path)
@@ -299,7 +305,8 @@ class MlflowTracker(NullTracker):
             profile=json.dumps(profile),
         )
         entry = DatasetInput(entity, [InputTag("mlflow.data.context", context)])
-        self._client.log_inputs(self._run, [entry])
+        with signals.held():
+            self._client.log_inputs(self._run, [entry])
 
     def model(self, model: nn.Module, example: Tensor) -> LoggedModel | None:
         import mlflow.pytorch
@@ -316,14 +323,15 @@ class MlflowTracker(NullTracker):
             Schema([TensorSpec(dtype, (-1, classes))]),
         )
         packages = [f"torch=={torch.__version__.split('+')[0]}", f"mlflow=={mlflow.__version__}"]
-        info = mlflow.pytorch.log_model(
-            model,
-            name="model",
-            signature=signature,
-            input_example=example.numpy(),
-            serialization_format="pt2",
-            pip_requirements=[*packages, f"numpy=={np.__version__}"],
-        )
+        with signals.held():
+            info = mlflow.pytorch.log_model(
+                model,
+                name="model",
+                signature=signature,
+                input_example=example.numpy(),
+                serialization_format="pt2",
+                pip_requirements=[*packages, f"numpy=={np.__version__}"],
+            )
         return LoggedModel(info.model_uri, info.model_id)
 
     def fail(self) -> None:
@@ -369,8 +377,7 @@ def load_model(uri: str) -> nn.Module:
 def logged(tracker: Tracker, results: Iterable[EpochResult]) -> Iterator[EpochResult]:
     """The same results, each logged as it passes: one call an epoch, finite numbers only."""
     for result in results:
-        with signals_held():  # cut off, a transaction would keep the database locked
-            tracker.metrics(result.figures, result.epoch)
+        tracker.metrics(result.figures, result.epoch)
         yield result
 
 

@@ -21,8 +21,8 @@ PACKAGE = "alexnet_mlflow"
 
 # A module imports only from what stands before it.
 ORDER = (
-    "config", "data", "augment", "model", "score", "compare", "checks", "train", "checkpoint",
-    "progress", "space", "plots", "track", "registry", "stages", "pipeline", "cli",
+    "config", "signals", "data", "augment", "model", "score", "compare", "checks", "train",
+    "checkpoint", "progress", "space", "plots", "track", "registry", "stages", "pipeline", "cli",
 )
 # Libraries that these modules alone may import ...
 ONLY_IN = {
