@@ -63,7 +63,7 @@ def load(config: DataConfig) -> Splits:
         train=splits["train"],
         val=splits["val"],
         source=decoded.source,
-        digest=division_digest(decoded.classes, {name: splits[name].digest for name in PARTS}),
+        digest=division_digest(decoded, splits),
         counts={name: class_counts(decoded, rows[name]) for name in PARTS},
         skipped=decoded.skipped,
     )

@@ -25,12 +25,12 @@ from alexnet_mlflow.data.split import Decoded, Integers
 
 def faces(root: Path) -> Source:
     """Faces and background from scikit-image; the root is not looked at."""
-    return Source("faces", root, (), _faces)
+    return Source("faces", root, "", _faces)
 
 
 def digits(root: Path) -> Source:
     """Digits from scikit-learn; the root is not looked at."""
-    return Source("digits", root, (), _digits)
+    return Source("digits", root, "", _digits)
 
 
 def _faces(skip_corrupt: bool) -> Decoded:

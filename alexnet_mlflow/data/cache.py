@@ -1,7 +1,8 @@
 """Decoded data sets on disk, so that pictures are decoded once and not at every start.
 
 Chosen: one folder an entry, `<name>-<16 hex digits of its key>`, with images.npy, labels.npy,
-ids.json and manifest.json. The key covers everything the pixels depend on: this format, Pillow's
+ids.json, groups.json,
+facts.npz and manifest.json. The key covers everything the pixels depend on: this format, Pillow's
 version, where the source files lie, their sizes and times of change, and `skip_corrupt`. An entry
 is written beside its place, flushed and renamed, so a reader sees all of it or nothing, and of two
 writers the first wins. Each read checks the SHA-256 of every file; a damaged entry is built anew.
@@ -19,7 +20,9 @@ import logging
 import os
 import shutil
 import uuid
-from collections.abc import Callable
+import zipfile
+import zlib
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,36 +30,34 @@ from typing import Any
 import numpy as np
 import PIL
 
+from alexnet_mlflow.data import memory
+from alexnet_mlflow.data.memory import folder
 from alexnet_mlflow.data.split import DataError, Decoded
 
-FORMAT = 1
+FORMAT = 2
 MANIFEST = "manifest.json"
-FILES = ("images.npy", "labels.npy", "ids.json")
+FILES = ("images.npy", "labels.npy", "ids.json", "groups.json", "facts.npz")
+BROKEN = (
+    OSError, EOFError, ValueError, KeyError, TypeError, AttributeError, MemoryError,
+    zipfile.BadZipFile, zlib.error,
+)  # what reading an entry that somebody made up can raise
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Source:
-    """A data set that was found but not read yet. Without files it is not worth a cache entry."""
+    """A data set that was found but not read yet."""
 
     name: str
     root: Path
-    files: tuple[Path, ...]
-    decode: Callable[[bool], Decoded]  # skip_corrupt -> everything in memory
-
-
-def folder() -> Path:
-    """ALEXNET_CACHE, else alexnet_mlflow in XDG_CACHE_HOME, else in ~/.cache."""
-    if chosen := os.environ.get("ALEXNET_CACHE"):
-        return Path(chosen)
-    base = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    return Path(base) / "alexnet_mlflow"
+    stamp: str  # changes when a source file does; "" where it is not worth a cache entry
+    decode: Callable[[bool], Decoded]  # skip_corrupt -> everything
 
 
 def through(source: Source, skip_corrupt: bool) -> Decoded:
     """The data set from its entry, else decoded and kept there for the next time."""
-    if not source.files:
+    if not source.stamp:
         return source.decode(skip_corrupt)
     entry = folder() / f"{source.name}-{key(source, skip_corrupt)[:16]}"
     kept = _intact(entry)
@@ -72,18 +73,22 @@ def through(source: Source, skip_corrupt: bool) -> Decoded:
 
 def key(source: Source, skip_corrupt: bool) -> str:
     """SHA-256 (hex) over all that the decoded pictures depend on."""
-    files = [[os.path.relpath(file, source.root), *_stamp(file)] for file in source.files]
     root = str(source.root.resolve())
-    text = json.dumps([FORMAT, PIL.__version__, source.name, root, files, skip_corrupt])
+    text = json.dumps([FORMAT, PIL.__version__, source.name, root, source.stamp, skip_corrupt])
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _stamp(file: Path) -> tuple[int, int]:
-    try:
-        status = file.stat()
-    except OSError:
-        return (-1, -1)  # a dangling link, say: for the decoder to tell
-    return (status.st_size, status.st_mtime_ns)
+def stamp(root: Path, names: Iterable[str]) -> str:
+    """SHA-256 (hex) over name, size and time of change of each file below this folder."""
+    sha = hashlib.sha256()
+    for name in names:
+        try:
+            status = os.stat(os.path.join(root, name))
+            mark = (status.st_size, status.st_mtime_ns)
+        except OSError:
+            mark = (-1, -1)  # a dangling link, say: for the decoder to tell
+        sha.update(json.dumps([name, *mark]).encode())
+    return sha.hexdigest()
 
 
 def read(entry: Path) -> Decoded:
@@ -97,19 +102,30 @@ def read(entry: Path) -> Decoded:
             if _sha256(entry / name) != digests[name]:
                 raise ValueError(f"{name} is not as it was written")
         return _decoded(entry, body)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, MemoryError) as error:
+    except BROKEN as error:
         raise DataError(
             f"the decoded pictures in {str(entry)!r} are damaged ({error}): delete that folder"
         ) from None
 
 
 def _decoded(entry: Path, body: dict[str, Any]) -> Decoded:
-    images, labels = (np.load(entry / name, allow_pickle=False) for name in FILES[:2])
-    ids = np.array(json.loads((entry / FILES[2]).read_bytes()), dtype=np.str_)
+    many = (entry / FILES[0]).stat().st_size > memory.IN_MEMORY_BYTES
+    images = np.load(entry / FILES[0], mmap_mode="r" if many else None, allow_pickle=False)
+    labels = np.load(entry / FILES[1], allow_pickle=False)
+    ids, groups = (json.loads((entry / name).read_bytes()) for name in FILES[2:4])
+    with np.load(entry / FILES[4], allow_pickle=False) as columns:
+        facts = {name: columns[name] for name in columns.files}
     division = {part: (int(rows[0]), int(rows[1])) for part, rows in body.pop("division")}
     classes = tuple(body.pop("classes"))
     return Decoded(
-        images=images, labels=labels, ids=ids, division=division, classes=classes, **body
+        images=images,
+        labels=labels,
+        ids=np.array(ids, np.str_),
+        groups=None if groups is None else np.array(groups, np.str_),
+        facts=facts,
+        division=division,
+        classes=classes,
+        **body,
     )
 
 
@@ -140,6 +156,9 @@ def _fill(draft: Path, decoded: Decoded) -> None:
     np.save(draft / FILES[0], decoded.images, allow_pickle=False)
     np.save(draft / FILES[1], decoded.labels, allow_pickle=False)
     (draft / FILES[2]).write_text(json.dumps(decoded.ids.tolist()))
+    groups = None if decoded.groups is None else decoded.groups.tolist()
+    (draft / FILES[3]).write_text(json.dumps(groups))
+    np.savez(draft / FILES[4], allow_pickle=False, **decoded.facts)
     body: dict[str, Any] = {
         "format": FORMAT,
         "name": decoded.name,
@@ -148,6 +167,7 @@ def _fill(draft: Path, decoded: Decoded) -> None:
         "source": decoded.source,
         "division": list(decoded.division.items()),  # pairs: their order counts
         "skipped": decoded.skipped,
+        "identity": decoded.identity,
         "files": {name: _sha256(draft / name) for name in FILES},
     }
     (draft / MANIFEST).write_text(json.dumps({**body, "sha256": _seal(body)}, indent=1))

@@ -58,17 +58,19 @@ def find(root: Path) -> cache.Source:
     """CIFAR-10 under this folder or its `cifar10`; DataError where none of the forms is there."""
     for place in (root, root / NAME):
         if (batches := place / FOLDER).is_dir():
-            files = tuple(batches / name for name in BATCHES)
-            return cache.Source(NAME, place, files, partial(_from_folder, batches))
+            stamp = cache.stamp(batches, BATCHES)
+            return cache.Source(NAME, place, stamp, partial(_from_folder, batches))
         if (archive := place / ARCHIVE).is_file():
-            return cache.Source(NAME, place, (archive,), partial(_from_archive, archive))
+            stamp = cache.stamp(place, [ARCHIVE])
+            return cache.Source(NAME, place, stamp, partial(_from_archive, archive))
         for below in (place, place / "plain_text"):
             files = tuple(below / name for name in PARQUET)
             if all(file.is_file() for file in files):
-                return cache.Source(NAME, place, files, partial(_from_parquet, files))
+                stamp = cache.stamp(below, PARQUET)
+                return cache.Source(NAME, below, stamp, partial(_from_parquet, files))
         for entry in (place, *sorted(place.glob(f"{NAME}-*"))):
             if (entry / cache.MANIFEST).is_file():
-                return cache.Source(NAME, place, (), partial(_from_entry, entry))
+                return cache.Source(NAME, place, "", partial(_from_entry, entry))
     raise DataError(
         f"no CIFAR-10 ({ARCHIVE}, {FOLDER}, or {' and '.join(PARQUET)}) in {str(root)!r} or "
         f"{str(root / NAME)!r}: name the folder that holds it with --data-dir or ALEXNET_DATA"

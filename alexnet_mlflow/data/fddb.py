@@ -18,7 +18,7 @@ from functools import partial
 from itertools import product
 from pathlib import Path
 
-from alexnet_mlflow.data import folder
+from alexnet_mlflow.data import cache, folder
 from alexnet_mlflow.data.cache import Source
 from alexnet_mlflow.data.split import DataError, Decoded
 
@@ -35,7 +35,8 @@ def find(root: Path) -> Source:
     for place in (root, root / NAME):
         archive = place / f"{CROPS}.zip"
         if archive.is_file():
-            return Source(NAME, place, (archive,), partial(_decode_zip, archive))
+            stamp = cache.stamp(place, [archive.name])
+            return Source(NAME, place, stamp, partial(_decode_zip, archive))
         for unpacked in (place / CROPS, place):
             if (unpacked / PARTS[0] / CLASSES[0]).is_dir():
                 return _unpacked(unpacked)
@@ -55,8 +56,8 @@ def _unpacked(root: Path) -> Source:
         for label, kind in enumerate(CLASSES)
         for file in folder.pictures_in(root / part / kind)
     ]
-    files = tuple(root / picture.id for picture in pictures)
-    return Source(NAME, root, files, partial(_decode, pictures, root))
+    stamp = cache.stamp(root, [picture.id for picture in pictures])
+    return Source(NAME, root, stamp, partial(_decode, pictures, root))
 
 
 def _decode(pictures: list[folder.Picture], source: Path, skip_corrupt: bool) -> Decoded:

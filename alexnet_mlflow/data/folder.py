@@ -26,6 +26,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from alexnet_mlflow.data import cache
 from alexnet_mlflow.data.cache import Source
 from alexnet_mlflow.data.split import PARTS, SIDE, DataError, Decoded, Images
 
@@ -64,7 +65,7 @@ def find(root: Path, name: str) -> Source:
         for file in found
     ]
     decode = partial(decode_pictures, pictures, classes, name, root.name or name, str(root))
-    return Source(name, root, tuple(file for found in files.values() for file in found), decode)
+    return Source(name, root, cache.stamp(root, [picture.id for picture in pictures]), decode)
 
 
 def slug(path: str) -> str:

@@ -5,8 +5,9 @@ not scikit-learn's (whose splitters promise neither a picture of every class nor
 in the next version). So the division is the same on every machine and with every library version,
 it does not depend on the order of the files, a smaller `limit` is a part of a larger one, and one
 picture more moves few others. Test pictures are drawn first and `limit` never touches them.
+Where pictures have groups (one photo, one person), a part that is cut here gets whole groups.
 
-Left out: groups (pictures of one photo or person that must stay together) and near-duplicates.
+Left out: near-duplicates, which `duplicates` finds and `audit` tells of.
 """
 
 from __future__ import annotations
@@ -14,12 +15,14 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from alexnet_mlflow.config import BadInput, DataConfig
+from alexnet_mlflow.data import memory
 
 SIDE = 32  # pixels: every picture is (3, SIDE, SIDE)
 PARTS = ("train", "val", "test")
@@ -27,6 +30,7 @@ PARTS = ("train", "val", "test")
 Images = npt.NDArray[np.uint8]
 Integers = npt.NDArray[np.int64]
 Ids = npt.NDArray[np.str_]
+Facts: TypeAlias = Mapping[str, npt.NDArray[np.float32]]  # name -> (N,), known without pixels
 
 
 class DataError(BadInput):
@@ -46,6 +50,9 @@ class Decoded:
     ids: Ids  # (N,) str, all different
     division: Mapping[str, tuple[int, int]]  # "train", "val", "test" or "undivided" -> rows a..b
     skipped: int = 0
+    groups: Ids | None = None  # (N,) str: the photo or person a picture is of; None: each its own
+    facts: Facts = field(default_factory=dict)  # name -> (N,): known without looking at pixels
+    identity: str = ""  # SHA-256 (hex) of a manifest that fixes pixels, labels and division
 
     def __post_init__(self) -> None:
         if fault := self._fault():
@@ -61,6 +68,12 @@ class Decoded:
             return f"has labels {labels.min()} to {labels.max()} for {len(self.classes)} classes"
         if len(np.unique(self.ids)) != n:
             return "names a picture twice"
+        for name, column in {"groups": self.groups, **self.facts}.items():
+            if column is not None and column.shape != (n,):
+                return f"has {name} of shape {column.shape} for {n} pictures"
+        for name, column in {"groups": self.groups, **self.facts}.items():
+            if column is not None and column.shape != (n,):
+                return f"has {name} of shape {column.shape} for {n} pictures"
         edges = [edge for rows in self.division.values() for edge in rows]
         if edges[:1] + edges[-1:] != [0, n] or edges[1:-1:2] != edges[2::2]:
             return f"is divided into {dict(self.division)}, which are not its {n} pictures in order"
@@ -80,6 +93,8 @@ class Split:
     images: Images  # (N, 3, 32, 32) uint8, 0..255, C-contiguous
     labels: Integers  # (N,) int64
     ids: Ids  # (N,) str: relative path, or place in the source such as "train/00017"
+    groups: Ids  # (N,) str: the photo or person each is of; its id where nothing is known
+    facts: Facts = field(default_factory=dict)  # name -> (N,): known without looking at pixels
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -108,15 +123,28 @@ class Splits:
     skipped: int  # pictures left out because they could not be decoded
 
 
-def part_of(decoded: Decoded, name: str, rows: Integers) -> Split:
+def part_of(data: Decoded | Split, name: str, rows: Integers) -> Split:
     """These rows as a split of its own memory."""
-    images = np.take(decoded.images, rows, axis=0)  # in C order, whatever it is taken from
-    return Split(name, images, decoded.labels[rows], decoded.ids[rows])
+    return Split(
+        name=name,
+        images=memory.taken(data.images, rows),
+        labels=data.labels[rows],
+        ids=data.ids[rows],
+        groups=(data.ids if data.groups is None else data.groups)[rows],
+        facts={name: column[rows] for name, column in data.facts.items()},
+    )
 
 
-def division_digest(classes: tuple[str, ...], digests: Mapping[str, str]) -> str:
-    """SHA-256 (hex) over the class names and the digest of each split."""
-    text = json.dumps({"classes": classes, "splits": {part: digests[part] for part in PARTS}})
+def division_digest(decoded: Decoded, splits: Mapping[str, Split]) -> str:
+    """SHA-256 (hex) over the class names and the digest of each split.
+
+    Where the data set brings a manifest and is divided as that says, it is the manifest's own.
+    """
+    own = {part: decoded.ids[decoded.rows(part)] for part in PARTS}
+    if decoded.identity and all(np.array_equal(splits[part].ids, own[part]) for part in PARTS):
+        return decoded.identity
+    digests = {part: splits[part].digest for part in PARTS}
+    text = json.dumps({"classes": decoded.classes, "splits": digests})
     return hashlib.sha256(text.encode()).hexdigest()
 
 
@@ -146,6 +174,9 @@ def divide(decoded: Decoded, config: DataConfig) -> dict[str, Integers]:
     if "val" in cut:
         val = _share(decoded, pool, config.val_fraction, 1, "val", config.split_seed)
         pool = np.setdiff1d(pool, val)
+    if decoded.groups is not None:  # whole groups may leave a part without some class
+        for part, rows in (("train", pool), ("val", val), ("test", test)):
+            _require_every_class(decoded, rows, part, 1)
     return {"train": pool, "val": val, "test": test}
 
 
@@ -160,7 +191,7 @@ def stratified_part(split: Split, count: int, seed: int) -> Split:
         return split
     quotas = _quotas(sizes, count, 1)
     rows = _drawn(split.ids, np.arange(len(split)), split.labels, quotas, f"part/{seed}")
-    return Split(split.name, split.images[rows], split.labels[rows], split.ids[rows])
+    return part_of(split, split.name, rows)
 
 
 def _require_every_class(decoded: Decoded, rows: Integers, part: str, least: int) -> None:
@@ -181,10 +212,15 @@ def _require_every_class(decoded: Decoded, rows: Integers, part: str, least: int
 def _share(
     decoded: Decoded, rows: Integers, fraction: float, leave: int, part: str, seed: int
 ) -> Integers:
-    """A fraction of each class, rounded; at least one picture, and at least `leave` stay behind."""
+    """A fraction of each class, rounded; at least one picture, and at least `leave` stay behind.
+
+    Of pictures with groups, whole groups that come near to it.
+    """
     strata = decoded.labels[rows]
     sizes = np.bincount(strata, minlength=len(decoded.classes))
     quotas = np.clip(np.rint(sizes * fraction).astype(np.int64), 1, sizes - leave)
+    if decoded.groups is not None:
+        return _whole_groups(decoded.groups[rows], rows, strata, quotas, f"{part}/{seed}")
     return _drawn(decoded.ids, rows, strata, quotas, f"{part}/{seed}")
 
 
@@ -223,6 +259,24 @@ def _drawn(ids: Ids, rows: Integers, strata: Integers, quotas: Integers, key: st
     sizes = np.bincount(strata, minlength=len(quotas))
     place = np.arange(len(rows)) - (np.cumsum(sizes) - sizes)[strata[order]]
     return np.sort(rows[order[place < quotas[strata[order]]]])
+
+
+def _whole_groups(
+    groups: Ids, rows: Integers, strata: Integers, quotas: Integers, key: str
+) -> Integers:
+    """Whole groups in the order of their hash, each if it brings the classes nearer their quotas.
+
+    Nearer: the sum over classes of what is missing or too many, in pictures, becomes smaller.
+    """
+    names, member = np.unique(groups, return_inverse=True)
+    counts = np.zeros((len(names), len(quotas)), np.int64)
+    np.add.at(counts, (member, strata), 1)
+    chosen, missing = np.zeros(len(names), bool), quotas
+    for group in np.argsort(_ranks(names, key), kind="stable"):
+        left = missing - counts[group]
+        if np.abs(left).sum() < np.abs(missing).sum():
+            chosen[group], missing = True, left
+    return rows[chosen[member]]
 
 
 def _ranks(ids: Ids, key: str) -> npt.NDArray[np.uint64]:

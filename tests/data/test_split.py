@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from alexnet_mlflow.config import DataConfig
-from alexnet_mlflow.data.split import DataError, Decoded, Split, divide, part_of
+from alexnet_mlflow.data.split import DataError, Decoded, Split, divide, division_digest, part_of
 
 
 def decoded(*parts: tuple[str, list[int]], **other: Any) -> Decoded:
@@ -166,7 +166,7 @@ def test_digest_sees_everything() -> None:
         changed = changed.astype(getattr(split, field).dtype) if field != "ids" else changed
         digests.add(dataclasses.replace(split, **{field: changed}).digest)
     assert len(digests) == 3 + (split.labels[-1] != 1)
-    assert split.digest == Split("renamed", split.images, split.labels, split.ids).digest
+    assert split.digest == Split("renamed", split.images, split.labels, split.ids, split.ids).digest
 
 
 def test_part_owns_its_memory() -> None:
@@ -176,3 +176,65 @@ def test_part_owns_its_memory() -> None:
     assert not np.shares_memory(split.images, data.images)
 
 
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    st.lists(st.tuples(st.integers(0, 1), st.integers(1, 4)), min_size=40, max_size=80),
+    st.integers(0, 2**40),
+)
+def test_groups_stay_whole(groups: list[tuple[int, int]], seed: int) -> None:
+    """Groups of one to four pictures, each of one class; either class has ten more by itself."""
+    pictures = [(label, f"g{at}") for at, (label, size) in enumerate(groups) for _ in range(size)]
+    pictures += [(label, f"single{label}{at}") for label in (0, 1) for at in range(10)]
+    pictures.sort()
+    sizes = [sum(label == kind for label, _ in pictures) for kind in (0, 1)]
+    names = np.array([name for _, name in pictures])
+    data = decoded(("undivided", sizes), groups=names)
+    rows = divide(data, DataConfig(split_seed=seed))
+    assert_whole(data, rows)
+    assert sum(map(len, rows.values())) == len(names)
+    for a, b in itertools.combinations(rows.values(), 2):
+        assert not set(names[a]) & set(names[b])
+    for size, tested in zip(sizes, counts(data, rows["test"]), strict=True):
+        assert abs(tested - size * 0.2) <= 4
+
+
+def test_groups_of_both_classes_stay_whole() -> None:
+    """Pairs of a face and a background of one photo, as FDDB's patches are."""
+    names = np.array([f"photo{row % 50}" for row in range(100)])
+    rows = divide(decoded(("undivided", [50, 50]), groups=names), DataConfig())
+    assert [len(rows[part]) for part in ("train", "val", "test")] == [72, 8, 20]
+    assert not set(names[rows["train"]]) & {*names[rows["val"]], *names[rows["test"]]}
+
+
+def test_groups_that_leave_a_part_without_a_class_are_told() -> None:
+    names = np.array(["all of a"] * 5 + [f"b{row}" for row in range(5)])
+    with pytest.raises(DataError, match="class 'class0' must have 1 or more"):
+        divide(decoded(("undivided", [5, 5]), groups=names), DataConfig())
+
+
+def test_a_manifest_is_the_digest_of_its_own_division_only() -> None:
+    data = decoded(("train", [8, 8]), ("val", [2, 2]), ("test", [2, 2]), identity="m" * 64)
+    for limit, own in ((0, True), (10, False)):
+        rows = divide(data, DataConfig(limit=limit))
+        splits = {part: part_of(data, part, rows[part]) for part in rows}
+        assert (division_digest(data, splits) == data.identity) is own
+
+
+@pytest.mark.parametrize("column", ["groups", "facts"])
+def test_columns_have_a_value_a_picture(column: str) -> None:
+    short = np.zeros(3, np.float32) if column == "facts" else np.array(["a", "b", "c"])
+    value = {"width": short} if column == "facts" else short
+    with pytest.raises(DataError, match=r"of shape \(3,\) for 4 pictures"):
+        decoded(("undivided", [2, 2]), **{column: value})
+
+
+def test_columns_travel_with_their_rows() -> None:
+    facts = {"width": np.arange(6, dtype=np.float32)}
+    data = decoded(("undivided", [3, 3]), groups=np.array(list("uvwxyz")), facts=facts)
+    split = part_of(data, "train", np.array([1, 4]))
+    assert split.groups.tolist() == ["v", "y"] and split.facts["width"].tolist() == [1, 4]
+    again = part_of(split, "train", np.array([1]))
+    assert again.groups.tolist() == ["y"] and again.facts["width"].tolist() == [4]
+    assert part_of(decoded(("undivided", [1, 1])), "train", np.array([1])).groups.tolist() == ["p1"]
