@@ -18,7 +18,7 @@ from typing import Any, NoReturn
 import click
 
 from alexnet_mlflow import __version__
-from alexnet_mlflow.config import STAGES, BadInput, option_name
+from alexnet_mlflow.config import DATA_COMMANDS, STAGES, BadInput, option_name
 
 AUTO = "auto"
 STOPPED = {signal.SIGINT: 130, signal.SIGTERM: 143}
@@ -47,7 +47,10 @@ TYPES: dict[str, click.ParamType[Any]] = {
 }
 
 # Options that mean something without a value: `--resume` is `--resume=last`.
-FLAG_VALUES = {"resume": "last", "skip_corrupt": "true"}
+FLAG_VALUES = {
+    "resume": "last",
+    **dict.fromkeys(("skip_corrupt", "offline", "hard", "allow_missing"), "true"),
+}
 
 
 def default_text(value: Any) -> str:
@@ -86,13 +89,33 @@ def _command(name: str, config: type[Any]) -> click.Command:
     return click.Command(name, params=list(options_of(config)), callback=call, help=summary)
 
 
+def _data_command(name: str, config: type[Any]) -> click.Command:
+    """A command of `data`: the data set is its argument, and no run is made."""
+
+    def call(**values: Any) -> int:
+        module = importlib.import_module(f"alexnet_mlflow.stages.data_{name}")
+        return _told(module.run(config(**values)))
+
+    command = click.Command(name, params=[], callback=call, help=(config.__doc__ or ""))
+    for option in options_of(config):
+        if option.name == "dataset":
+            command.params.insert(0, click.Argument(["dataset"], type=option.type))
+        else:
+            command.params.append(option)
+    return command
+
+
 def _run_stage(name: str, config: Any) -> int:
     """Run a stage against MLflow, print what it found, and say how it went."""
     from alexnet_mlflow.track import connect
 
     module = "pipeline" if name == "babysit" else f"stages.{name}"
     stage = importlib.import_module(f"alexnet_mlflow.{module}")
-    result = stage.run(config, connect())
+    return _told(stage.run(config, connect()))
+
+
+def _told(result: Any) -> int:
+    """Print what a stage found; the exit code."""
     for sentence in result.sentences:
         click.echo(sentence)
     click.echo(result.as_json())
@@ -105,8 +128,15 @@ def commands() -> None:
     """The babysitting protocol for an image classifier, tracked in MLflow."""
 
 
+@commands.group()
+def data() -> None:
+    """Get a data set, or look for what is wrong with one."""
+
+
 for _name, _config in STAGES.items():
     commands.add_command(_command(_name, _config))
+for _name, _config in DATA_COMMANDS.items():
+    data.add_command(_data_command(_name, _config))
 
 
 def _stop(number: int, frame: FrameType | None) -> NoReturn:

@@ -67,17 +67,33 @@ def _check_choices(config: object) -> None:
             raise BadInput(text + _instead(config, item.name))
 
 
+DATASET = "faces, digits, cifar10, fddb, or the path of a folder, archive or CSV."
+DATA_DIR = "Folder with the data sets [env ALEXNET_DATA, else ./data]."
+OFFLINE = "Never download; missing data is an error [env ALEXNET_OFFLINE]."
+
+
+def data_root(data_dir: str) -> Path:
+    """The folder that holds the data: --data-dir, else ALEXNET_DATA, else ./data."""
+    return Path(data_dir or os.environ.get("ALEXNET_DATA") or "data")
+
+
+def may_download(offline: bool) -> bool:
+    """Neither --offline nor ALEXNET_OFFLINE (set, and not 0 or false) forbids it."""
+    return not offline and os.environ.get("ALEXNET_OFFLINE", "").lower() in ("", "0", "false")
+
+
 @dataclass(frozen=True, kw_only=True)
 class DataConfig:
     """Which pictures, and how they are divided. The division does not depend on `--seed`."""
 
-    dataset: str = _option("faces", "faces, digits, cifar10, fddb, or the path of a folder.")
-    data_dir: str = _option("", "Folder with the data sets [env ALEXNET_DATA, else ./data].")
+    dataset: str = _option("faces", DATASET)
+    data_dir: str = _option("", DATA_DIR)
     limit: int = _option(0, "Use a stratified part of this many training pictures; 0 = all.")
     val_fraction: float = _option(0.1, "Share of the training pictures kept for validation.")
     test_fraction: float = _option(0.2, "Share kept for test where the data set has none.")
     split_seed: int = _option(0, "Seed of the division into train, validation and test.")
     skip_corrupt: bool = _option(False, "Leave out pictures that cannot be read, and count them.")
+    offline: bool = _option(False, OFFLINE)
 
     def __post_init__(self) -> None:
         for name in ("val_fraction", "test_fraction"):
@@ -90,7 +106,7 @@ class DataConfig:
     @property
     def data_root(self) -> Path:
         """The folder that holds the data: --data-dir, else ALEXNET_DATA, else ./data."""
-        return Path(self.data_dir or os.environ.get("ALEXNET_DATA") or "data")
+        return data_root(self.data_dir)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -209,11 +225,12 @@ class EvaluateConfig:
 
     stage: ClassVar[str] = "evaluate"
 
-    dataset: str = _option("faces", "faces, digits, cifar10, fddb, or the path of a folder.")
-    data_dir: str = _option("", "Folder with the data sets [env ALEXNET_DATA, else ./data].")
+    dataset: str = _option("faces", DATASET)
+    data_dir: str = _option("", DATA_DIR)
     optimizer: str = _option("sgd", "The optimizer.", OPTIMIZERS)
     recipe: str = _option("report", "Augmentation and schedule.", RECIPES)
     device: str = _option("auto", "Where to compute; auto = cuda where there is one.", DEVICES)
+    offline: bool = _option(False, OFFLINE)
     run: str = _option("latest", "Id of the final run; latest = of this data set and optimizer.")
 
     def __post_init__(self) -> None:
@@ -226,7 +243,7 @@ class PromoteConfig:
 
     stage: ClassVar[str] = "promote"
 
-    dataset: str = _option("faces", "faces, digits, cifar10, fddb, or the path of a folder.")
+    dataset: str = _option("faces", DATASET)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -259,6 +276,43 @@ STAGES: dict[str, type[Any]] = {
 
 
 @dataclass(frozen=True, kw_only=True)
+class GetConfig:
+    """Bring a data set here, verified: cifar10 from its mirrors, fddb out of its photos."""
+
+    command: ClassVar[str] = "get"
+
+    dataset: str = _option("cifar10", "What to get.", ("cifar10", "fddb"))
+    data_dir: str = _option("", DATA_DIR)
+    offline: bool = _option(False, OFFLINE)
+    photos: str = _option("", "originalPics.tar.gz or its folder [else looked for in --data-dir].")
+    folds: str = _option("", "FDDB-folds.tgz or its folder [else looked for in --data-dir].")
+    rotate: int = _option(0, "Which fold is the test: 0 = fold 10, 1 = fold 1 ... 9 = fold 9.")
+    hard: bool = _option(False, "Draw half of the background next to faces: fddb-hard.")
+    allow_missing: bool = _option(False, "Go on where photos are missing or cannot be read.")
+    seed: int = _option(0, "Seed of the draw of faces and background.")
+
+    def __post_init__(self) -> None:
+        _check_choices(self)
+        _check_at_least(self, 0, "rotate", "seed")
+        if self.rotate > 9:
+            raise BadInput(f"--rotate must be 0 to 9, got {self.rotate}: there are ten folds")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckConfig(DataConfig):
+    """What is wrong with a data set, and how well it goes without a network."""
+
+    command: ClassVar[str] = "check"
+
+    out: str = _option("data-check", "Folder for the report and its pictures.")
+
+
+DATA_COMMANDS: dict[str, type[Any]] = {
+    config.command: config for config in (GetConfig, CheckConfig)
+}
+
+
+@dataclass(frozen=True, kw_only=True)
 class TrainConfig:
     """What one training needs to know; `weight_decay` is L2 inside the optimizer, as in torch."""
 
@@ -285,11 +339,12 @@ class Preset:
     final_epochs: int = 20
 
 
+FDDB = Preset(  # the report
+    sanity_lr={"sgd": 1e-4, "adam": 1e-4}, overfit_pictures=128, search_epochs=10
+)
 PRESETS: dict[str, Preset] = {
     "cifar10": Preset(),  # the report: 5 epochs a trial, 20 in the final training
-    "fddb": Preset(  # the report
-        sanity_lr={"sgd": 1e-4, "adam": 1e-4}, overfit_pictures=128, search_epochs=10
-    ),
+    **dict.fromkeys(("fddb", "fddb-hard", "fddb-crops"), FDDB),
     "faces": Preset(batch_size=16, overfit_pictures=64, search_epochs=6),
     "digits": Preset(),
 }

@@ -22,6 +22,10 @@ from alexnet_mlflow.train import EpochResult
 
 TRAIN, VAL = "#1f77b4", "#ff7f0e"
 DPI = 110
+SHEET_COLUMNS = 24
+SHOWN = 24  # pairs or suspects of a data check
+GAP = 2  # white pixels between the two pictures of a pair
+INCHES = 1.35  # width of a picture in a grid
 COUNTED_CLASSES = 30  # a confusion matrix of more shows colours only: its counts are unreadable
 EXPLODED = 10.0  # a loss of more than this many times ln C needs a logarithmic axis
 
@@ -195,11 +199,13 @@ def roc_and_pr(labels: np.ndarray, positive: np.ndarray, name: str, title: str) 
 
 
 def mistakes(images: np.ndarray, captions: Sequence[str], title: str, columns: int = 8) -> Figure:
-    """A grid of pictures with a caption each. images: (N, 3, 32, 32) uint8, N >= 0."""
-    texts = ["\n".join(_lines(line, 21) for line in text.splitlines()) for text in captions]
+    """A grid of pictures with a caption each. images: (N, 3, 32, width) uint8, N >= 0."""
+    breadth = images.shape[3] / images.shape[2]
+    texts = ["\n".join(_lines(line, int(21 * breadth)) for line in text.splitlines())
+             for text in captions]
     lines = max((text.count("\n") + 1 for text in texts), default=0)
     rows = max(1, -(-len(images) // columns))
-    figure = _figure(1.35 * columns, (1.3 + 0.12 * lines) * rows + 0.4, title)
+    figure = _figure(INCHES * breadth * columns, (1.3 + 0.12 * lines) * rows + 0.4, title)
     axes = figure.subplots(rows, columns, squeeze=False).ravel()
     for axis in axes:
         axis.axis("off")
@@ -208,4 +214,26 @@ def mistakes(images: np.ndarray, captions: Sequence[str], title: str, columns: i
         axis.set_title(text, fontsize=7)
     if not len(images):
         figure.text(0.5, 0.5, "none", ha="center", va="center")
+    return figure
+
+
+def pairs(
+    left: np.ndarray, right: np.ndarray, captions: Sequence[str], title: str, columns: int = 4
+) -> Figure:
+    """A grid of pairs of pictures with a caption each. left, right: (N, 3, 32, 32) uint8."""
+    gap = np.full((*left.shape[:3], GAP), 255, np.uint8)
+    return mistakes(np.concatenate([left, gap, right], axis=3), captions, title, columns)
+
+
+def contact_sheet(
+    rows: Sequence[tuple[str, np.ndarray]], title: str, columns: int = SHEET_COLUMNS
+) -> Figure:
+    """Labelled rows of pictures, (N, 3, 32, 32) uint8 each; what is over `columns` is not shown."""
+    figure = _figure(0.42 * columns + 2.2, 0.47 * max(1, len(rows)) + 0.5, title)
+    axes = figure.subplots(max(1, len(rows)), 1, squeeze=False).ravel()
+    for axis, (label, images) in zip(axes, rows, strict=False):
+        strip = np.full((columns, 3, 32, 32), 255, np.uint8)
+        strip[: len(images)] = images[:columns]
+        _show(axis, make_grid(torch.from_numpy(strip), nrow=columns, padding=1, pad_value=255))
+        axis.set_ylabel(_lines(label, 26), rotation=0, ha="right", va="center", fontsize=7)
     return figure

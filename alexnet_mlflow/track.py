@@ -296,12 +296,13 @@ class MlflowTracker(NullTracker):
     def dataset(self, data: Splits, context: str) -> None:
         from mlflow.entities import Dataset, DatasetInput, InputTag
 
+        served = data.source.startswith(("http://", "https://"))
         profile = {"sha256": data.digest, "counts": data.counts, "skipped": data.skipped}
         entity = Dataset(
             name=data.title,
             digest=data.digest[:DIGEST_LENGTH],
-            source_type="local",
-            source=json.dumps({"uri": data.source}),
+            source_type="http" if served else "local",
+            source=json.dumps({"url" if served else "uri": data.source}),
             profile=json.dumps(profile),
         )
         entry = DatasetInput(entity, [InputTag("mlflow.data.context", context)])

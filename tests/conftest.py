@@ -27,6 +27,7 @@ EACH = 32  # pictures a class
 @pytest.fixture(scope="session", autouse=True)
 def _quiet() -> None:
     os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
+    os.environ["ALEXNET_OFFLINE"] = "1"  # what a test downloads comes from servers of its own
     os.environ.pop("MLFLOW_RUN_ID", None)
 
 

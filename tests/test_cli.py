@@ -38,7 +38,7 @@ def test_help_answers(stage: str, capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize(
     ("arguments", "part"),
     [
-        (["search", "--dataset=nothing"], "neither a name nor a folder"),
+        (["search", "--dataset=nothing"], "neither a name nor a path"),
         (["search", "--lr-low=0"], "--lr-low must be above 0"),
         (["search", "--lr-low=1", "--lr-high=1"], "--lr-low must be below --lr-high"),
         (["search", "--trials=0"], "--trials must be above 0"),

@@ -9,13 +9,14 @@ from pathlib import Path
 import pytest
 
 from alexnet_mlflow.cli import default_text
-from alexnet_mlflow.config import STAGES, RunConfig, option_name
+from alexnet_mlflow.config import DATA_COMMANDS, STAGES, RunConfig, option_name
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("benchmarks/*.md")])
 README = (ROOT / "README.md").read_text()
 MAKEFILE = (ROOT / "Makefile").read_text()
-FIELDS = [item for stage in STAGES.values() for item in dataclasses.fields(stage)]
+CONFIGS = [*STAGES.values(), *DATA_COMMANDS.values()]
+FIELDS = [item for config in CONFIGS for item in dataclasses.fields(config)]
 OPTIONS = {option_name(item.name) for item in FIELDS}
 # Options of other programs that the documents name.
 FOREIGN = {
@@ -36,7 +37,9 @@ def test_commands_and_options_exist(document: Path) -> None:
     for target in re.findall(r"`make ([a-z-]+)", text):
         assert re.search(rf"^{target}:", MAKEFILE, re.MULTILINE), f"{document.name}: make {target}"
     for stage in re.findall(r"alexnet-mlflow ([a-z]+)", text):
-        assert stage in STAGES, f"{document.name}: alexnet-mlflow {stage}"
+        assert stage in {*STAGES, "data"}, f"{document.name}: alexnet-mlflow {stage}"
+    for command in re.findall(r"alexnet-mlflow data ([a-z]+)", text):
+        assert command in DATA_COMMANDS, f"{document.name}: alexnet-mlflow data {command}"
     for entry in re.findall(r"mlflow run \S+ -e ([a-z]+)", text):
         assert entry in STAGES or entry == "main", f"{document.name}: -e {entry}"
     for option in re.findall(r"(?<![\w-])--[a-z][a-z-]+", text):

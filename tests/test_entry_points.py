@@ -115,7 +115,7 @@ def test_mlflow_run_refuses_an_unknown_option(store: Path) -> None:
 
 def test_mlflow_run_executes_nothing(store: Path) -> None:
     done = mlflow_run(store, "-e", "sanity", "-P", "dataset=$(touch canary)")
-    assert done.returncode != 0 and "neither a name nor a folder" in done.stderr
+    assert done.returncode != 0 and "neither a name nor a path" in done.stderr
     assert not list(ROOT.rglob("canary")) and not (store / "canary").exists()
     assert "Traceback" not in done.stderr and "Error: " in done.stderr
     [run] = MlflowClient().search_runs(["0"])

@@ -205,3 +205,17 @@ def test_captions_do_not_run_into_one_another() -> None:
     drawn(figure)
     boxes = [axis.title.get_window_extent() for axis in figure.axes]
     assert all(a.x1 <= b.x0 for a, b in zip(boxes, boxes[1:], strict=False))
+
+
+@pytest.mark.parametrize("counts", [[], [0], [1, 24, 30], [5] * 40])
+def test_contact_sheet(counts: list[int]) -> None:
+    rows = [(f"row {at} of {AWKWARD}", pictures(count)) for at, count in enumerate(counts)]
+    inside(plots.contact_sheet(rows, AWKWARD))
+
+
+def test_a_contact_sheet_shows_the_pictures_in_their_rows() -> None:
+    black, white = np.zeros((24, 3, 32, 32), np.uint8), np.full((24, 3, 32, 32), 255, np.uint8)
+    pixels = drawn(plots.contact_sheet([("black", black), ("white", white)], "two rows"))
+    dark = (pixels.max(axis=2) < 64).mean(axis=1)
+    lines = np.flatnonzero(dark > 0.5)
+    assert len(lines) and lines.max() < len(pixels) * 0.7

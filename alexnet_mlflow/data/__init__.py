@@ -2,27 +2,34 @@
 
 `load` gives train and validation and of the test no more than its counts; `load_test` is the only
 way to its pictures. Both come from one division, which the config alone decides. A name in
-`DATASETS` stands for that data set; anything else is the path of a picture folder (a folder that
-is called `faces` is `./faces`).
+`DATASETS` stands for that data set; anything else is the path of a folder, archive or CSV (a folder
+that is called `faces` is `./faces`).
 
-Chosen: everything is small enough to be held in memory whole. numpy and Pillow only; importing
-this reads nothing. What is wrong with the user's data is told by DataError, in one sentence.
-Left out: downloading, augmentation and normalisation.
+Chosen: pictures are small, so a whole split is one array, in memory or in a mapped file. numpy and
+Pillow only; importing this reads nothing. What is wrong with the user's data is told by DataError,
+in one sentence. CIFAR-10 is downloaded where it is missing, unless that is forbidden.
+Left out: augmentation and normalisation.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from alexnet_mlflow.config import DataConfig
-from alexnet_mlflow.data import bundled, cache, cifar10, fddb, folder
+import numpy as np
+
+from alexnet_mlflow.config import DataConfig, may_download
+from alexnet_mlflow.data import audit, bundled, cache, cifar10, fddb, folder
+from alexnet_mlflow.data.audit import Audit, Place, baselines
 from alexnet_mlflow.data.split import (
     PARTS,
     DataError,
     Decoded,
+    Images,
     Integers,
+    Missing,
     Split,
     Splits,
     class_counts,
@@ -34,21 +41,30 @@ from alexnet_mlflow.data.split import (
 
 __all__ = [
     "DATASETS",
+    "Audit",
     "DataError",
+    "Inspection",
     "Split",
     "Splits",
+    "baselines",
     "check",
+    "get_cifar10",
+    "inspect",
     "load",
     "load_test",
     "slug",
     "stratified_part",
 ]
 
+SHOWN = 24  # near-duplicates, and suspect labels, that are shown to people
+
 DATASETS: Mapping[str, Callable[[Path], cache.Source]] = {
     "faces": bundled.faces,
     "digits": bundled.digits,
     "cifar10": cifar10.find,
     "fddb": fddb.find,
+    "fddb-hard": fddb.find_hard,
+    "fddb-crops": fddb.find_crops,
 }
 
 
@@ -75,12 +91,60 @@ def load_test(config: DataConfig) -> Split:
     return part_of(decoded, "test", rows["test"])
 
 
+@dataclass(frozen=True, eq=False)
+class Inspection:
+    """What is wrong with a data set, with pictures that show it: (N, 3, 32, 32) uint8, few."""
+
+    title: str
+    digest: str
+    found: Audit
+    published: bool  # the test split came with the data set
+    paired: bool  # each picture has a partner of the other class that shares its facts
+    copies: tuple[Images, Images]  # of the first near-duplicates that the audit lists
+    suspects: Images  # of the first labels that it lists
+
+
+def inspect(config: DataConfig) -> Inspection:
+    """Measure what `audit` measures on this division. Raises DataError like `load`.
+
+    The test pictures are compared with the others; nothing is trained or scored on them.
+    """
+    decoded, rows = _divided(config)
+    splits = {part: part_of(decoded, part, rows[part]) for part in PARTS}
+    found = audit.audit(splits["train"], splits["val"], splits["test"], decoded.classes)
+
+    def pictures(places: Iterable[Place]) -> Images:
+        chosen = [splits[place.split].images[place.row] for place in places]
+        return np.array(chosen, np.uint8).reshape(-1, *decoded.images.shape[1:])
+
+    near = found.near.listed[:SHOWN]
+    return Inspection(
+        title=decoded.title,
+        digest=division_digest(decoded, splits),
+        found=found,
+        published="test" in decoded.division,
+        paired=bool(decoded.identity),
+        copies=(pictures(copy.first for copy in near), pictures(copy.second for copy in near)),
+        suspects=pictures(suspect.place for suspect in found.labels.listed[:SHOWN]),
+    )
+
+
 def check(config: DataConfig) -> None:
     """Raise DataError where the data set is not there, without decoding it."""
     try:
         _source(config)
     except OSError as error:
         raise _unreadable(error) from None
+
+
+def get_cifar10(root: Path) -> Mapping[str, str]:
+    """Download CIFAR-10 into this folder's `cifar10`; file name -> the URL that served it.
+
+    What is there, whole, is not fetched again. Raises DataError where no mirror gives it.
+    """
+    from alexnet_mlflow.data import fetch  # brings an HTTP library along
+
+    return fetch.get(fetch.CIFAR10, root / cifar10.NAME)
 
 
 def slug(dataset: str) -> str:
@@ -94,6 +158,7 @@ def slug(dataset: str) -> str:
 def _divided(config: DataConfig) -> tuple[Decoded, dict[str, Integers]]:
     try:
         decoded = cache.through(_source(config), config.skip_corrupt)
+        decoded = replace(decoded, name=slug(config.dataset))
         return decoded, divide(decoded, config)
     except OSError as error:
         raise _unreadable(error) from None
@@ -106,14 +171,20 @@ def _divided(config: DataConfig) -> tuple[Decoded, dict[str, Integers]]:
 
 def _source(config: DataConfig) -> cache.Source:
     if config.dataset in DATASETS:
-        return DATASETS[config.dataset](_absolute(str(config.data_root)))
+        root = _absolute(str(config.data_root))
+        try:
+            return DATASETS[config.dataset](root)
+        except Missing:
+            if config.dataset != cifar10.NAME or not may_download(config.offline):
+                raise
+        get_cifar10(root)
+        return cifar10.find(root)
     path = os.path.expanduser(config.dataset)
-    if path and os.path.isdir(path):
+    if path and os.path.exists(path):
         return folder.find(_absolute(path), slug(path))
-    fault = "is a file, not a folder" if os.path.isfile(path) else "is neither a name nor a folder"
     raise DataError(
-        f"the data set {config.dataset!r} {fault}: give {', '.join(DATASETS)}, or the path of a "
-        "folder with the pictures of each class in a folder of its own"
+        f"the data set {config.dataset!r} is neither a name nor a path that is there: give "
+        f"{', '.join(DATASETS)}, or the path of a folder, archive or CSV with pictures by class"
     )
 
 

@@ -19,7 +19,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from alexnet_mlflow.data.cache import Source
-from alexnet_mlflow.data.folder import to_pixels
+from alexnet_mlflow.data.picture import to_pixels
 from alexnet_mlflow.data.split import Decoded, Integers
 
 

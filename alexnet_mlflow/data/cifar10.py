@@ -16,10 +16,9 @@ from __future__ import annotations
 
 import hashlib
 import io
+import json
 import pickle
-import tarfile
-import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -27,15 +26,17 @@ from typing import Any
 
 import numpy as np
 
-from alexnet_mlflow.data import cache
-from alexnet_mlflow.data.folder import pixels_or_skip
-from alexnet_mlflow.data.split import SIDE, DataError, Decoded, Images, Integers
+from alexnet_mlflow.data import archive, cache
+from alexnet_mlflow.data.decoding import Job, decode_all
+from alexnet_mlflow.data.picture import FORMATS
+from alexnet_mlflow.data.split import SIDE, DataError, Decoded, Images, Integers, Missing
 
 NAME, TITLE = "cifar10", "CIFAR-10"
 JPEG, UNVERIFIED = f"{TITLE} (JPEG copy)", f"{TITLE} (unverified copy)"
 CLASSES = tuple("airplane automobile bird cat deer dog frog horse ship truck".split())
 PARTS = ("train", "test")
 
+SOURCES = "sources.json"  # what `fetch` notes beside the files it brought
 ARCHIVE, FOLDER = "cifar-10-python.tar.gz", "cifar-10-batches-py"
 BATCHES = (*(f"data_batch_{number}" for number in range(1, 6)), "test_batch")
 PARQUET = tuple(f"{part}-00000-of-00001.parquet" for part in PARTS)
@@ -60,21 +61,45 @@ def find(root: Path) -> cache.Source:
         if (batches := place / FOLDER).is_dir():
             stamp = cache.stamp(batches, BATCHES)
             return cache.Source(NAME, place, stamp, partial(_from_folder, batches))
-        if (archive := place / ARCHIVE).is_file():
-            stamp = cache.stamp(place, [ARCHIVE])
-            return cache.Source(NAME, place, stamp, partial(_from_archive, archive))
+        if (packed := place / ARCHIVE).is_file():
+            return _downloaded(place, [ARCHIVE], partial(_from_archive, packed))
         for below in (place, place / "plain_text"):
             files = tuple(below / name for name in PARQUET)
             if all(file.is_file() for file in files):
-                stamp = cache.stamp(below, PARQUET)
-                return cache.Source(NAME, below, stamp, partial(_from_parquet, files))
+                return _downloaded(below, PARQUET, partial(_from_parquet, files))
         for entry in (place, *sorted(place.glob(f"{NAME}-*"))):
             if (entry / cache.MANIFEST).is_file():
                 return cache.Source(NAME, place, "", partial(_from_entry, entry))
-    raise DataError(
+    raise Missing(
         f"no CIFAR-10 ({ARCHIVE}, {FOLDER}, or {' and '.join(PARQUET)}) in {str(root)!r} or "
-        f"{str(root / NAME)!r}: name the folder that holds it with --data-dir or ALEXNET_DATA"
+        f"{str(root / NAME)!r}: get it with `alexnet-mlflow data get cifar10`, or name the folder "
+        "that holds it with --data-dir or ALEXNET_DATA"
     )
+
+
+def _downloaded(
+    folder: Path, names: Sequence[str], decode: Callable[[bool], Decoded]
+) -> cache.Source:
+    """Files that may have been downloaded: their source is then where they were served from."""
+    def with_source(skip_corrupt: bool) -> Decoded:
+        decoded, urls = decode(skip_corrupt), _urls(folder, names)
+        return replace(decoded, source=" and ".join(urls)) if urls else decoded
+
+    return cache.Source(NAME, folder, cache.stamp(folder, [*names, SOURCES]), with_source)
+
+
+def _urls(folder: Path, names: Sequence[str]) -> list[str]:
+    """Where each of these files was served from, as `fetch` noted it of the very same bytes."""
+    try:
+        record = json.loads((folder / SOURCES).read_bytes())
+        found = [record[name] for name in names]
+        for name, entry in zip(names, found, strict=True):
+            with open(folder / name, "rb") as file:
+                if hashlib.file_digest(file, "sha256").hexdigest() != entry["sha256"]:
+                    return []
+        return [str(entry["url"]) for entry in found]
+    except (OSError, ValueError, KeyError, TypeError):
+        return []
 
 
 def _from_folder(batches: Path, skip_corrupt: bool) -> Decoded:
@@ -82,26 +107,17 @@ def _from_folder(batches: Path, skip_corrupt: bool) -> Decoded:
     return _from_batches(raws, str(batches), known=True)
 
 
-def _from_archive(archive: Path, skip_corrupt: bool) -> Decoded:
-    with open(archive, "rb") as file:
+def _from_archive(path: Path, skip_corrupt: bool) -> Decoded:
+    with open(path, "rb") as file:
         known = hashlib.file_digest(file, "sha256").hexdigest() == ARCHIVE_SHA256
-    return _from_batches(_members(archive), str(archive), known)
+    return _from_batches(_members(path), str(path), known)
 
 
-def _members(archive: Path) -> Iterator[tuple[str, bytes]]:
+def _members(path: Path) -> Iterator[tuple[str, bytes]]:
     """The batches in the archive, one after the other in memory."""
-    try:
-        with tarfile.open(archive, "r|gz") as tar:
-            for member in tar:
-                folder, _, name = member.name.removeprefix("./").partition("/")
-                if folder != FOLDER or name not in BATCHES or not member.isreg():
-                    continue
-                if member.size > LARGEST_BYTES:
-                    raise tarfile.TarError(f"{name} claims {member.size} bytes")
-                if content := tar.extractfile(member):
-                    yield name, content.read()
-    except (tarfile.TarError, zlib.error, EOFError, OSError) as error:
-        raise DataError(f"{str(archive)!r} is not whole ({error}): get it again") from None
+    inside = {f"{FOLDER}/{name}" for name in BATCHES}
+    for name, raw in archive.members(path, inside.__contains__, LARGEST_BYTES):
+        yield name.removeprefix(f"{FOLDER}/"), raw
 
 
 def _from_batches(raws: Iterable[tuple[str, bytes]], source: str, known: bool) -> Decoded:
@@ -170,23 +186,32 @@ class _Unpickler(pickle.Unpickler):
 
 def _from_parquet(files: tuple[Path, ...], skip_corrupt: bool) -> Decoded:
     sizes = [_row_count(file) for file in files]
-    images = np.empty((sum(sizes), 3, SIDE, SIDE), np.uint8)
-    labels, ids, ends, jpeg = np.empty(sum(sizes), np.int64), list[str](), list[int](), False
-    for part, file, size in zip(PARTS, files, sizes, strict=True):
-        for row, (raw, label) in zip(range(size), _cells(file), strict=False):
-            pixels = pixels_or_skip(f"{file}, row {row}", partial(bytes, raw), skip_corrupt)
-            if pixels is not None:
-                images[len(ids)], labels[len(ids)] = pixels, label
-                ids.append(f"{part}/{row:05d}")
-                jpeg |= raw.startswith(b"\xff\xd8")
-        ends.append(len(ids))
-    train, end = ends
+    labels = np.zeros(sum(sizes), np.int64)
+    images, facts, rows = decode_all(_jobs(files, sizes, labels), len(labels), skip_corrupt)
+    train = int(np.searchsorted(rows, sizes[0]))
+    ids = [f"train/{row:05d}" for row in rows[:train].tolist()]
+    ids += [f"test/{row - sizes[0]:05d}" for row in rows[train:].tolist()]
+    skipped, labels = len(labels) - len(rows), labels[rows]
     order = official_order(labels[:train])
     if order is not None:
-        images[:train], labels[:train] = images[:train][order], labels[:train][order]
-    decoded = _decoded(images[:end], labels[:end], ids, train, str(files[0].parent))
-    decoded = replace(decoded, skipped=sum(sizes) - end)
+        columns: list[Any] = [images, labels, *facts.values()]
+        for column in columns:
+            column[:train] = column[:train][order]
+    decoded = replace(
+        _decoded(images, labels, ids, train, str(files[0].parent)), skipped=skipped, facts=facts
+    )
+    jpeg = bool((facts["format"] == FORMATS.index("JPEG")).any())
     return replace(decoded, title=JPEG) if jpeg else _titled(decoded)
+
+
+def _jobs(files: tuple[Path, ...], sizes: list[int], labels: Integers) -> Iterator[Job]:
+    """The pictures of these parquet files, row after row; puts their labels down."""
+    start = 0
+    for file, size in zip(files, sizes, strict=True):
+        for row, (raw, label) in zip(range(size), _cells(file), strict=False):
+            labels[start + row] = label
+            yield Job(start + row, f"{file}, row {row}", partial(bytes, raw))
+        start += size
 
 
 def _row_count(file: Path) -> int:

@@ -1,203 +1,292 @@
-"""A folder of pictures, one folder a class -> decoded; and how any one picture file is decoded.
+"""Pictures of one's own -> decoded: a folder, a zip or tar of one, or a CSV that lists them.
 
-Two layouts: `train/<class>/*` with `val/<class>/*` and `test/<class>/*` where there are such, or
-`<class>/*` without a division. Pictures are jpg, jpeg, png, webp, bmp and ppm, in either case;
-names that begin with `.` or `__` and files of other kinds are passed over.
+In a folder, `train/<class>/*` with `val/<class>/*` and `test/<class>/*` where there are such, or
+`<class>/*` without a division. In an archive the same, with or without one folder around all of
+it. A CSV is read by `table`. Pictures are jpg, jpeg, png, webp, bmp and ppm, in either case; names
+that begin with `.` or `__` (as macOS packs them) and files of other kinds are passed over. What
+a CSV lists is tried, whatever its name.
 
-Chosen: a picture is turned as its EXIF says, 16-bit grey is scaled (not cut) to 8 bits, transparent
-places become white (a black drawing on nothing is the usual case, and viewers show it so), then
-Pillow's BILINEAR brings it to 32x32, which smooths when it shrinks and does not keep the aspect
-ratio: torchvision's Resize((32, 32)), as in the report. A picture of 32x32 keeps every bit.
-
-Left out: folders inside a class folder, further frames of an animation, colour profiles.
+Chosen: an archive is gone through twice, for the names and for the pictures, so that no more than
+names is held in memory; classes are in the order of their names. Links in a folder are followed:
+it is the user's own. Left out: folders inside a class folder.
 """
 
 from __future__ import annotations
 
-import io
 import os
 import re
-import warnings
-from collections.abc import Callable, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
+from itertools import accumulate, pairwise
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
 
-from alexnet_mlflow.data import cache
+from alexnet_mlflow.data import archive, cache, table
 from alexnet_mlflow.data.cache import Source
-from alexnet_mlflow.data.split import PARTS, SIDE, DataError, Decoded, Images
+from alexnet_mlflow.data.decoding import Job, decode_all
+from alexnet_mlflow.data.picture import KINDS, MAX_BYTES, is_picture
+from alexnet_mlflow.data.picture import to_pixels as to_pixels
+from alexnet_mlflow.data.split import PARTS, DataError, Decoded, Ids
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".ppm")
-KINDS = " ".join(suffix[1:] for suffix in SUFFIXES)
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "PPM")  # by content; nothing that starts a program
-
-
-class Picture(NamedTuple):
-    """One picture that was found but not read yet."""
-
-    id: str
-    part: str  # "train", "val", "test" or "undivided"
-    label: int
-    read: Callable[[], bytes]
+NAMES_BYTES = 1 << 31  # numpy keeps every name as long as the longest, four bytes a letter
+ORDER = ("undivided", *PARTS)
+ENDINGS = (".tar.gz", ".tgz", ".tar", ".zip", ".csv")
 
 
-def find(root: Path, name: str) -> Source:
-    """The pictures under this folder; DataError where they lie in neither of the two layouts."""
-    parts = _parts(root)
-    classes = _classes(root, parts)
-    files = {
-        (part, label): pictures_in(root / below / kind)
-        for part, below in parts.items()
-        for label, kind in enumerate(classes)
-    }
-    for (part, label), found in files.items():
-        if not found:
-            raise DataError(
-                f"{str(root / parts[part] / classes[label])!r} holds no pictures "
-                f"({KINDS}): put some there or take the folder away"
-            )
-    pictures = [
-        Picture(file.relative_to(root).as_posix(), part, label, file.read_bytes)
-        for (part, label), found in files.items()
-        for file in found
-    ]
-    decode = partial(decode_pictures, pictures, classes, name, root.name or name, str(root))
-    return Source(name, root, cache.stamp(root, [picture.id for picture in pictures]), decode)
+@dataclass(frozen=True)
+class Listing:
+    """Pictures that were found but not read yet, part by part."""
+
+    classes: tuple[str, ...]
+    ids: list[str]
+    labels: list[int]
+    division: Mapping[str, tuple[int, int]]  # part -> rows a..b
+    groups: list[str] | None = None
+
+
+@dataclass
+class _Place:
+    """What a folder holds, by name; it may be on disk or in an archive."""
+
+    folders: set[str] = field(default_factory=set)
+    pictures: list[str] = field(default_factory=list)
+
+
+def find(path: Path, name: str) -> Source:
+    """The pictures in this folder, archive or CSV; DataError where it is none of them.
+
+    What an archive holds is only told when it is decoded.
+    """
+    if path.is_dir():
+        listing = listed(path)
+        stamp = cache.stamp(path, listing.ids)
+        decode = partial(decoded_files, listing, path, name, path.name or name, str(path))
+        return Source(name, path, stamp, decode)
+    if archive.is_archive(path):
+        stamp = cache.stamp(path.parent, [path.name])
+        return Source(name, path.parent, stamp, partial(_decode_archive, path, name))
+    if path.suffix.lower() == ".csv" and path.is_file():  # a pipe would block
+        listing = _tabled(table.read(path), str(path))
+        stamp = cache.stamp(path.parent, [path.name, *listing.ids])
+        decode = partial(decoded_files, listing, path.parent, name, path.name, str(path))
+        return Source(name, path.parent, stamp, decode)
+    raise DataError(
+        f"{str(path)!r} is neither a folder, a zip, a tar or tar.gz of one, nor a .csv that lists "
+        "pictures: give the path of one of these"
+    )
 
 
 def slug(path: str) -> str:
-    """A folder's name in small letters, digits and `-`, at most 60 of them."""
-    name = os.path.basename(os.path.abspath(os.path.expanduser(path)))
-    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:60].strip("-") or "folder"
+    """A path's last name, without .zip and the like, in small letters, digits and `-`: 60 at most.
+    """
+    name = os.path.basename(os.path.abspath(os.path.expanduser(path))).lower()
+    ending = next((ending for ending in ENDINGS if name.endswith(ending)), "")
+    name = re.sub(r"[^a-z0-9]+", "-", name.removesuffix(ending))
+    return name.strip("-")[:60].strip("-") or "folder"
 
 
-def _parts(root: Path) -> dict[str, str]:
-    """Part -> the folder below the root that holds its class folders."""
-    there = [part for part in PARTS if (root / part).is_dir()]
+def listed(root: Path) -> Listing:
+    """The pictures under this folder; DataError where they lie in neither of the two layouts."""
+    top = _scanned(root, "")
+    places = {"": top, **{name: _scanned(root, name) for name in top.folders}}
+    for part in sorted(top.folders.intersection(PARTS)):
+        for name in places[part].folders:
+            places[f"{part}/{name}"] = _scanned(root, f"{part}/{name}")
+    return _laid_out(places, str(root))
+
+
+def pictures_in(root: Path) -> list[str]:
+    """The names of the picture files in this very folder, sorted."""
+    return sorted(_scanned(root, "").pictures)
+
+
+def _scanned(root: Path, below: str) -> _Place:
+    """A folder on disk; a dangling link counts as a picture, so that it is told of."""
+    place = _Place()
+    with os.scandir(root / below) as items:
+        for item in items:
+            if item.is_dir():
+                if not item.name.startswith((".", "__")):
+                    place.folders.add(item.name)
+            elif is_picture(item.name) and (item.is_file() or item.is_symlink()):
+                place.pictures.append(item.name)
+    return place
+
+
+def _laid_out(places: Mapping[str, _Place], source: str) -> Listing:
+    """The pictures of these folders, keyed by their paths; the top one's is empty."""
+    parts = _parts(places[""], source)
+    classes = _classes(places, parts, source)
+    ids, labels, ends = list[str](), list[int](), [0]
+    for below in parts.values():
+        for label, kind in enumerate(classes):
+            key = f"{below}/{kind}".lstrip("/")
+            found = sorted(places[key].pictures)
+            if not found:
+                raise DataError(
+                    f"{os.path.join(source, key)!r} holds no pictures "
+                    f"({KINDS}): put some there or take the folder away"
+                )
+            ids.extend(f"{key}/{name}" for name in found)
+            labels.extend([label] * len(found))
+        ends.append(len(ids))
+    return Listing(classes, ids, labels, dict(zip(parts, pairwise(ends), strict=True)))
+
+
+def _parts(top: _Place, source: str) -> dict[str, str]:
+    """Part -> the folder below the top that holds its class folders."""
+    there = [part for part in PARTS if part in top.folders]
     if not there:
-        return {"undivided": "."}
+        return {"undivided": ""}
     if there[0] != "train":
         raise DataError(
-            f"{str(root)!r} has a {there[0]} folder but no train folder: put the pictures to learn "
+            f"{source!r} has a {there[0]} folder but no train folder: put the pictures to learn "
             "from in train/<class>/, or all pictures in <class>/ without a division"
         )
     return {part: part for part in there}
 
 
-def _classes(root: Path, parts: dict[str, str]) -> tuple[str, ...]:
+def _classes(
+    places: Mapping[str, _Place], parts: Mapping[str, str], source: str
+) -> tuple[str, ...]:
     """The class folders' names, sorted; every part must have the same."""
     first, *others = parts.values()
-    classes = _folders(root / first)
+    classes = places[first].folders
     if not classes:
         raise DataError(
-            f"{str(root / first)!r} holds no class folders: put the pictures of each class in a "
-            "folder of its own, as in cats/1.jpg and dogs/1.jpg"
+            f"{os.path.join(source, first)!r} holds no class folders: put the pictures of each "
+            "class in a folder of its own, as in cats/1.jpg and dogs/1.jpg"
         )
     for part in others:
-        if different := set(classes) ^ set(_folders(root / part)):
+        if different := classes ^ places[part].folders:
             raise DataError(
-                f"the classes in {part} and train of {str(root)!r} must be the same, but "
-                f"{min(different)!r} is only in one of them: add or remove that folder"
+                f"the classes in {part} and train of {source!r} must be the same, but "
+                f"{archive.short(min(different))} is only in one of them: add or remove that folder"
             )
-    for stray in sorted(set(_folders(root)) - set(parts.values())):
-        if first != "." and set(classes) & set(_folders(root / stray)):
+    for stray in sorted(places[""].folders - set(parts)) if first else ():
+        if classes & places[stray].folders:
             raise DataError(
-                f"{str(root / stray)!r} is neither train, val nor test, but holds class folders "
-                "like train: rename it or move it away"
+                f"{archive.short(os.path.join(source, stray))} is neither train, val nor test, but "
+                "holds class folders like train: rename it or move it away"
             )
-    return classes
+    for kind in sorted(classes):
+        if fault := table.class_fault(kind):
+            raise DataError(f"the class {archive.short(kind)} of {source!r} {fault}: rename it")
+    return tuple(sorted(classes))
 
 
-def _folders(path: Path) -> tuple[str, ...]:
-    names = [item.name for item in path.iterdir() if item.is_dir()]
-    return tuple(sorted(name for name in names if not name.startswith((".", "__"))))
+def _tabled(rows: table.Table, source: str) -> Listing:
+    """The pictures of a CSV in the order that a folder of them would have."""
+    classes = tuple(sorted(set(rows.labels)))
+    number = {kind: label for label, kind in enumerate(classes)}
+    parts = rows.parts or ["undivided"] * len(rows.paths)
+
+    def place(row: int) -> tuple[int, str, str]:
+        return ORDER.index(parts[row]), rows.labels[row], rows.paths[row]
+
+    order, counts = sorted(range(len(parts)), key=place), Counter(parts)
+    there = [part for part in ORDER if counts[part]]
+    if there[0] not in ("undivided", "train"):
+        raise DataError(f"{source!r} lists no picture of the split train: name those to learn from")
+    ends = accumulate((counts[part] for part in there), initial=0)
+    return Listing(
+        classes=classes,
+        ids=[rows.paths[row] for row in order],
+        labels=[number[rows.labels[row]] for row in order],
+        division=dict(zip(there, pairwise(ends), strict=True)),
+        groups=rows.groups and [rows.groups[row] for row in order],
+    )
 
 
-def pictures_in(path: Path) -> list[Path]:
-    """The picture files here, sorted; a dangling link counts, so that it is told of."""
-    files = [item for item in path.iterdir() if is_picture(item.name)]
-    return sorted(item for item in files if item.is_file() or item.is_symlink())
+def decoded_files(
+    listing: Listing, root: Path, name: str, title: str, source: str, skip_corrupt: bool
+) -> Decoded:
+    """The listed files below this folder."""
+    files = (os.path.join(root, below) for below in listing.ids)
+    jobs = (
+        Job(row, file, partial(archive.content, file, MAX_BYTES)) for row, file in enumerate(files)
+    )
+    return decoded(listing, jobs, name, title, source, skip_corrupt)
 
 
-def is_picture(name: str) -> bool:
-    """Whether a file of this name is taken for a picture."""
-    return name.lower().endswith(SUFFIXES) and not name.startswith((".", "__"))
+def _decode_archive(path: Path, name: str, skip_corrupt: bool) -> Decoded:
+    found = list(archive.names(path, _is_wanted, MAX_BYTES))
+    around = _around(found)
+    listing = _laid_out(_places(found, around), str(path))
+    return decoded_members(listing, path, around, name, path.name, skip_corrupt)
 
 
-def decode_pictures(
-    pictures: Sequence[Picture],
-    classes: tuple[str, ...],
+def _is_wanted(name: str) -> bool:
+    *folders, file = name.split("/")
+    return is_picture(file) and not any(part.startswith((".", "__")) for part in folders)
+
+
+def _around(names: Sequence[str]) -> str:
+    """`pets/` where every picture lies in a class folder, or deeper, of the folder pets."""
+    tops = {name.partition("/")[0] for name in names if "/" in name}
+    if len(tops) != 1 or tops <= set(PARTS) or any(name.count("/") == 1 for name in names):
+        return ""
+    return f"{tops.pop()}/"
+
+
+def _places(names: Iterable[str], around: str) -> dict[str, _Place]:
+    """The folders that these files are in, three levels of them."""
+    places = defaultdict[str, _Place](_Place, {"": _Place()})
+    for name in names:
+        if not name.startswith(around):
+            continue
+        *folders, file = name.removeprefix(around).split("/", 3)
+        for level, folder in enumerate(folders):
+            places["/".join(folders[:level])].folders.add(folder)
+        places["/".join(folders)].pictures.append(file)
+    return places
+
+
+def decoded_members(
+    listing: Listing, path: Path, around: str, name: str, title: str, skip_corrupt: bool
+) -> Decoded:
+    """The listed members of an archive; their ids lack what is around them there."""
+    rows = {f"{around}{below}": row for row, below in enumerate(listing.ids)}
+    jobs = (
+        Job(rows[member], f"{path}/{member}", partial(bytes, raw))
+        for member, raw in archive.members(path, rows.__contains__, MAX_BYTES)
+    )
+    return decoded(listing, jobs, name, title, str(path), skip_corrupt)
+
+
+def decoded(
+    listing: Listing,
+    jobs: Iterable[Job],
     name: str,
     title: str,
     source: str,
     skip_corrupt: bool,
 ) -> Decoded:
-    """Read and decode one picture or more, part by part; a corrupt one raises or is left out."""
-    images, kept = np.empty((len(pictures), 3, SIDE, SIDE), np.uint8), list[Picture]()
-    for picture in pictures:
-        pixels = pixels_or_skip(f"{source}/{picture.id}", picture.read, skip_corrupt)
-        if pixels is not None:
-            images[len(kept)] = pixels
-            kept.append(picture)
-    order = list(dict.fromkeys(picture.part for picture in pictures))
-    ends = np.cumsum([sum(picture.part == part for picture in kept) for part in order]).tolist()
+    """Read and decode what is listed; a corrupt picture raises DataError or is left out."""
+    longest = max(map(len, listing.ids), default=0)
+    if 4 * longest * len(listing.ids) > NAMES_BYTES:
+        raise DataError(
+            f"{source!r} names a picture with {longest} letters, too many for "
+            f"{len(listing.ids)} pictures: shorten the longest names"
+        )
+    images, facts, rows = decode_all(jobs, len(listing.ids), skip_corrupt)
+    ids: Ids = np.array(listing.ids, np.str_)[rows]
     return Decoded(
         name=name,
         title=title,
-        classes=classes,
+        classes=listing.classes,
         source=source,
-        images=images[: len(kept)],
-        labels=np.array([picture.label for picture in kept], np.int64),
-        ids=np.array([picture.id for picture in kept], np.str_),
-        division=dict(zip(order, zip([0, *ends[:-1]], ends, strict=True), strict=True)),
-        skipped=len(pictures) - len(kept),
+        images=images,
+        labels=np.array(listing.labels, np.int64)[rows],
+        ids=ids,
+        division={
+            part: (int(np.searchsorted(rows, start)), int(np.searchsorted(rows, end)))
+            for part, (start, end) in listing.division.items()
+        },
+        skipped=len(listing.ids) - len(rows),
+        groups=None if listing.groups is None else np.array(listing.groups, np.str_)[rows],
+        facts=facts,
     )
-
-
-def pixels_or_skip(name: str, read: Callable[[], bytes], skip_corrupt: bool) -> Images | None:
-    """One decoded picture; a corrupt one is None where it may be skipped, DataError elsewhere."""
-    try:
-        return decode_picture(read())
-    except UnidentifiedImageError:
-        reason = f"not one of {KINDS}"
-    except Exception as error:  # Pillow's decoders raise a dozen types for broken files
-        reason = str(error) or type(error).__name__
-    if skip_corrupt:
-        return None
-    raise DataError(
-        f"picture {name!r} cannot be read ({reason}): repair or remove it, or give --skip-corrupt "
-        "to leave out every such picture"
-    )
-
-
-def decode_picture(raw: bytes) -> Images:
-    """A picture file's bytes -> (3, 32, 32) uint8; whatever Pillow raises comes through."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # odd EXIF and the like: the picture is still there
-        warnings.simplefilter("error", Image.DecompressionBombWarning)
-        with Image.open(io.BytesIO(raw), formats=FORMATS) as picture:
-            ImageOps.exif_transpose(picture, in_place=True)
-            return to_pixels(_rgb(picture))
-
-
-def to_pixels(picture: Image.Image) -> Images:
-    """An RGB or grey picture of any size -> (3, 32, 32) uint8, grey in three equal channels."""
-    colour = picture if picture.mode == "RGB" else picture.convert("RGB")
-    if colour.size != (SIDE, SIDE):
-        colour = colour.resize((SIDE, SIDE), Image.Resampling.BILINEAR)
-    return np.ascontiguousarray(np.asarray(colour).transpose(2, 0, 1))
-
-
-def _rgb(picture: Image.Image) -> Image.Image:
-    if picture.mode.startswith("I"):  # 16 bits a pixel: 65535 is white, 65535 / 257 = 255
-        grey = np.rint(np.asarray(picture) / 257).clip(0, 255).astype(np.uint8)
-        return Image.fromarray(grey).convert("RGB")
-    if picture.mode == "F":
-        raise ValueError("pixels are 32-bit floats, of which no scale is known")
-    if picture.has_transparency_data:
-        white = Image.new("RGBA", picture.size, "white")
-        return Image.alpha_composite(white, picture.convert("RGBA")).convert("RGB")
-    return picture if picture.mode == "RGB" else picture.convert("RGB")

@@ -37,6 +37,10 @@ class DataError(BadInput):
     """The user's data or its options are wrong: one sentence with rule, value and way out."""
 
 
+class Missing(DataError):
+    """The data set is not there at all; what can be downloaded may be."""
+
+
 @dataclass(frozen=True, eq=False)
 class Decoded:
     """A whole data set in memory, before it is divided; wrong contents raise DataError."""

@@ -10,7 +10,7 @@ import functools
 import json
 import os
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,13 +22,15 @@ from alexnet_mlflow import checks, model, plots
 from alexnet_mlflow.augment import draw
 from alexnet_mlflow.checks import Check, Verdict
 from alexnet_mlflow.config import BadInput, RunConfig, TrainConfig
-from alexnet_mlflow.data import Splits, stratified_part
+from alexnet_mlflow.data import Inspection, Splits, baselines, stratified_part
+from alexnet_mlflow.data.split import Split
 from alexnet_mlflow.progress import say
 from alexnet_mlflow.track import Tracker
 from alexnet_mlflow.train import EpochResult
 
 GRID_PICTURES = 12
-NOT_PARAMETERS = {"data_dir", "device", "resume"}  # they differ from machine to machine
+_MEASURED: dict[tuple[str, str], Mapping[str, tuple[int, int]]] = {}  # what `beside` knows
+NOT_PARAMETERS = {"data_dir", "device", "resume", "offline"}  # they differ from machine to machine
 
 
 @dataclass(frozen=True)
@@ -118,6 +120,68 @@ def judged(run: Tracker, found: list[Check], last: EpochResult) -> Verdict:
         run.metrics(divergence(last))
     close(run, verdict, "diverged" if last.diverged else "completed")
     return verdict
+
+
+@dataclass(frozen=True)
+class DataReport:
+    """What a data check found, in the forms in which it is kept."""
+
+    checks: list[Check]
+    figures: dict[str, float]  # metrics
+    report: dict[str, Any]  # data_check.json
+    plots: dict[str, Any]  # file name -> figure
+
+
+def data_report(seen: Inspection) -> DataReport:
+    """The checks of a data set, its baselines as metrics, and figures for people to look at."""
+    found, classes = seen.found, seen.found.classes
+    made = checks.of_data(found, seen.published, seen.paired)
+    head = {"title": seen.title, "digest": seen.digest}
+    copies = [
+        f"{copy.first.split} / {copy.second.split} {copy.correlation:.2f}"
+        + (" mirrored" if copy.mirrored else "")
+        for copy in found.near.listed
+    ]
+    suspects = [
+        f"{classes[one.place.label]} or\n{classes[one.likely]} {one.probability:.0%}?"
+        for one in found.labels.listed
+    ]
+    names = f"{seen.title}: near-duplicates across splits", f"{seen.title}: labels most in doubt"
+    return DataReport(
+        checks=made,
+        figures={
+            **baseline_figures(found.baselines, "val"),
+            "near_duplicates_across_splits": found.near.count,
+            "test_pictures_with_copy": len(found.seen_test_rows),
+        },
+        report={**head, "checks": [dataclasses.asdict(one) for one in made], **found.as_dict()},
+        plots={
+            "near_duplicates.png": plots.pairs(*seen.copies, copies[: plots.SHOWN], names[0]),
+            "suspect_labels.png": plots.mistakes(
+                seen.suspects, suspects[: plots.SHOWN], names[1]
+            ),
+        },
+    )
+
+
+def baseline_figures(correct: Mapping[str, tuple[int, int]], split: str) -> dict[str, float]:
+    """Accuracies of what needs no network: `baseline_<name>_<split>_accuracy`."""
+    return {f"baseline_{name}_{split}_accuracy": right / n for name, (right, n) in correct.items()}
+
+
+def beside(data: Splits, other: Split) -> tuple[dict[str, float], str]:
+    """What goes without a network on a split, and the sentence that stands beside every result.
+
+    Measured once a process for the same pictures.
+    """
+    key = (data.digest, other.name)
+    if key not in _MEASURED:
+        _MEASURED[key] = baselines(data.train, other)
+    told = ", ".join(f"{name} {right / n:.2%}" for name, (right, n) in _MEASURED[key].items())
+    return (
+        baseline_figures(_MEASURED[key], other.name),
+        f"Without a network, on the same {len(other)} pictures (logistic regression): {told}.",
+    )
 
 
 def close(run: Tracker, verdict: Verdict, outcome: str = "completed") -> None:

@@ -21,7 +21,7 @@ from alexnet_mlflow.compare import wilson
 from alexnet_mlflow.config import BadInput, DataConfig, EvaluateConfig
 from alexnet_mlflow.data import Split, Splits, load, load_test, slug
 from alexnet_mlflow.score import Scores, score_probabilities
-from alexnet_mlflow.stages import StageResult, close, git_commit
+from alexnet_mlflow.stages import StageResult, beside, close, git_commit
 from alexnet_mlflow.track import FoundRun, LoggedModel, Tracker, load_model
 from alexnet_mlflow.train import pick_device, resident
 
@@ -61,11 +61,14 @@ def run(config: EvaluateConfig, tracker: Tracker) -> StageResult:
         here.metrics(figures, model=logged, data=(data.title, data.digest))
         best = {name: final.metrics[name] for name in ("best_val_accuracy", "best_val_loss")}
         here.metrics(best)
+        plain, told = beside(data, test)
+        here.metrics(plain)
         _show(here, data, test, scores, logged)
         close(here, "pass")
         return StageResult(
-            "evaluate", here.run_id, "pass", _sentences(data, scores, looks),
-            {**figures, **best, "final_run": final.run_id}, uri,
+            "evaluate", here.run_id, "pass",
+            (*_sentences(data, scores, looks), told),
+            {**figures, **best, **plain, "final_run": final.run_id}, uri,
         )
 
 

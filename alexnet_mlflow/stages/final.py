@@ -25,6 +25,7 @@ from alexnet_mlflow.progress import say, shown
 from alexnet_mlflow.stages import (
     NOT_PARAMETERS,
     StageResult,
+    beside,
     better,
     close,
     divergence,
@@ -207,6 +208,8 @@ def _closed(
     model = _log_model(here, data, net, progress)
     summary = {"best_val_accuracy": best.val_accuracy, "best_epoch": best.epoch}
     here.metrics({**summary, "best_val_loss": best.val_loss}, model=model)
+    plain, told = beside(data, data.val)
+    here.metrics(plain)
     if model:
         here.tags({"model_uri": model.uri})
     close(here, "pass")
@@ -214,9 +217,9 @@ def _closed(
         f"Best on validation: {best.val_accuracy:.2%} (loss {best.val_loss:.4f}) at epoch "
         f"{best.epoch} of {last.epoch}; that epoch's weights are the model."
     )
-    figures = {**summary, "lr": config.lr, "weight_decay": config.weight_decay}
+    figures = {**summary, "lr": config.lr, "weight_decay": config.weight_decay, **plain}
     return StageResult(
-        "final", here.run_id, "pass", (sentence,), figures, model.uri if model else None
+        "final", here.run_id, "pass", (sentence, told), figures, model.uri if model else None
     )
 
 

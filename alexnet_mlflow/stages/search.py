@@ -25,6 +25,7 @@ from alexnet_mlflow.progress import say, shown
 from alexnet_mlflow.space import Outcome, Point, Range, Space, draws, narrow
 from alexnet_mlflow.stages import (
     StageResult,
+    beside,
     better,
     close,
     divergence,
@@ -79,6 +80,7 @@ def run(config: SearchConfig, tracker: Tracker) -> StageResult:
     )
     chance = max(data.counts["val"].values()) / len(data.val)
     with opened(config, tracker, data) as here:
+        here.metrics(beside(data, data.val)[0])
         start = build(len(data.classes), config.seed)
 
         def tried(phase: str, points: Sequence[Point]) -> list[Trial]:

@@ -27,11 +27,12 @@ def entries(place: Path) -> list[Path]:
 
 
 def same(a: Decoded, b: Decoded) -> bool:
+    pairs = [(getattr(a, field.name), getattr(b, field.name)) for field in fields(a)]
+    pairs += [(a.facts[name], b.facts[name]) for name in a.facts.keys() | b.facts.keys()]
     return all(
-        np.array_equal(getattr(a, field.name), getattr(b, field.name))
-        if isinstance(getattr(a, field.name), np.ndarray)
-        else getattr(a, field.name) == getattr(b, field.name)
-        for field in fields(a)
+        np.array_equal(one, other) if isinstance(one, np.ndarray) else one == other
+        for one, other in pairs
+        if one is not a.facts
     )
 
 

@@ -104,7 +104,7 @@ def test_slug_is_the_name(make_pictures: Maker) -> None:
 
 @pytest.mark.parametrize("dataset", ["", "cifar", "./nowhere", "a\0b", "x" * 5000, "FACES", "é"])
 def test_unknown_data_set(dataset: str) -> None:
-    with pytest.raises(DataError, match="is neither a name nor a folder: give .*fddb") as raised:
+    with pytest.raises(DataError, match="is neither a name nor a path that is there: give .*fddb") as raised:
         load(DataConfig(dataset=dataset))
     assert "\n" not in str(raised.value)
     with pytest.raises(DataError):
@@ -113,9 +113,9 @@ def test_unknown_data_set(dataset: str) -> None:
         load_test(DataConfig(dataset=dataset))
 
 
-def test_file_instead_of_a_folder(tmp_path: Path) -> None:
+def test_a_file_that_is_no_archive(tmp_path: Path) -> None:
     (tmp_path / "pictures.zip").touch()
-    with pytest.raises(DataError, match="is a file, not a folder: give"):
+    with pytest.raises(DataError, match="neither a folder, a zip, .* give the path of one"):
         load(DataConfig(dataset=str(tmp_path / "pictures.zip")))
 
 
@@ -141,7 +141,7 @@ def test_unreadable_file_is_one_sentence(tmp_path: Path) -> None:
 
 
 def test_table() -> None:
-    assert tuple(DATASETS) == ("faces", "digits", "cifar10", "fddb")
+    assert tuple(DATASETS) == ("faces", "digits", "cifar10", "fddb", "fddb-hard", "fddb-crops")
     for dataset in ("faces", "digits"):
         check(DataConfig(dataset=dataset))
 

@@ -74,7 +74,7 @@ def test_members_that_point_out_are_refused(name: str, archive: Path) -> None:
 def test_cut_archive(kept: float, archive: Path) -> None:
     raw = archive.read_bytes()
     archive.write_bytes(raw[: int(kept * len(raw) if kept < 1 else kept)])
-    with pytest.raises(DataError, match=r"is not a whole zip \(.*: get it again"):
+    with pytest.raises(DataError, match=r"(not whole|is neither a zip).*: get it again"):
         load(config(archive.parent))
 
 
@@ -82,15 +82,14 @@ def test_corrupt_member(archive: Path) -> None:
     raw = bytearray(archive.read_bytes())
     raw[raw.index(b"IDAT") + 20] ^= 1
     archive.write_bytes(raw)
-    with pytest.raises(DataError, match="cannot be read .*--skip-corrupt"):
+    with pytest.raises(DataError, match="is not whole .*CRC.*: get it again"):
         load(config(archive.parent))
-    assert load(config(archive.parent, skip_corrupt=True)).skipped == 1
 
 
 def test_huge_member(archive: Path) -> None:
     with zipfile.ZipFile(archive, "a", zipfile.ZIP_DEFLATED) as crops:
         crops.writestr("train/face/huge.png", bytes(fddb.LARGEST_BYTES + 1))
-    with pytest.raises(DataError, match="huge.png' cannot be read .*too many for a crop"):
+    with pytest.raises(DataError, match="huge.png' in it has 1,048,577 bytes, over"):
         load(config(archive.parent))
 
 
@@ -98,7 +97,7 @@ def test_huge_member(archive: Path) -> None:
 def test_member_twice(archive: Path) -> None:
     with zipfile.ZipFile(archive, "a") as crops:
         crops.writestr("train/face/000.png", crops.read("train/face/001.png"))
-    with pytest.raises(DataError, match="names a picture twice"):
+    with pytest.raises(DataError, match="is there twice"):
         load(config(archive.parent))
 
 
@@ -113,7 +112,7 @@ def test_lost_class(lost: str, make_pictures: Maker, tmp_path: Path) -> None:
 
 
 def test_missing(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="no FDDB crops .*fddb'.*--data-dir or ALEXNET_DATA"):
+    with pytest.raises(DataError, match="no FDDB patches, .*fddb'.*--data-dir or ALEXNET_DATA"):
         check(config(tmp_path))
 
 
