@@ -219,3 +219,9 @@ def test_a_contact_sheet_shows_the_pictures_in_their_rows() -> None:
     dark = (pixels.max(axis=2) < 64).mean(axis=1)
     lines = np.flatnonzero(dark > 0.5)
     assert len(lines) and lines.max() < len(pixels) * 0.7
+
+
+@pytest.mark.parametrize("count", [0, 1, 24])
+def test_pairs(count: int) -> None:
+    captions = [f"train / test 0.9{at} mirrored\n{AWKWARD} / {AWKWARD}" for at in range(count)]
+    inside(plots.pairs(pictures(count), pictures(count), captions, AWKWARD))

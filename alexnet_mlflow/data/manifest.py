@@ -14,7 +14,9 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import io
 import json
+import math
 import os
 import uuid
 from collections import Counter
@@ -103,10 +105,10 @@ def read(folder: Path) -> Decoded:
         raw = _bytes(folder / MANIFEST, LARGEST_BYTES)
         head, rows = _parsed(raw.decode())
         return _decoded(folder, head, rows, _pixels(folder / PIXELS, rows), sha256(raw))
-    except (OSError, ValueError, KeyError, TypeError, MemoryError) as error:
-        if isinstance(error, DataError):
-            raise
-        reason = getattr(error, "strerror", None) or error
+    except DataError:
+        raise
+    except (OSError, ValueError, LookupError, TypeError, MemoryError, RecursionError) as error:
+        reason = (isinstance(error, OSError) and error.strerror) or error
         raise DataError(
             f"the patches in {str(folder)!r} are not whole ({reason}): build them again with "
             "alexnet-mlflow data get fddb"
@@ -124,11 +126,11 @@ def _bytes(path: Path, largest: int) -> bytes:
 def _parsed(manifest: str) -> tuple[dict[str, Any], list[Row]]:
     """What stands in it. Written again, it must be the same."""
     first, _, *lines = manifest.split("\n")
-    head = json.loads(first.removeprefix("# "))
+    head = dict(json.loads(first.removeprefix("# ")))
+    if head["protocol"] != PROTOCOL:
+        raise ValueError(f"its protocol is {str(head['protocol'])[:20]}, not {PROTOCOL}")
     rows = [_row(line) for line in lines[:-1]]
     origin = {name: head[name] for name in head if name not in ("protocol", "patches", "seal")}
-    if head["protocol"] != PROTOCOL:
-        raise ValueError(f"its protocol is {head['protocol']!r}, not {PROTOCOL}")
     if text(origin, rows) != manifest:
         raise ValueError(f"{MANIFEST} is not as it was written")
     return head, rows
@@ -142,9 +144,8 @@ def _row(line: str) -> Row:
 def _pixels(path: Path, rows: Sequence[Row]) -> Images:
     """The patches of these rows, (N, 3, 32, 32) uint8."""
     shape = len(rows), 3, SIDE, SIDE
-    if path.stat().st_size > np.prod(shape) + 4096:  # before numpy believes its header
-        raise ValueError(f"{PIXELS} is larger than its patches")
-    pixels = np.load(path, allow_pickle=False)
+    raw = _bytes(path, math.prod(shape) + 4096)
+    pixels = np.lib.format.read_array(io.BytesIO(raw), allow_pickle=False)
     if pixels.shape != shape or pixels.dtype != np.uint8:
         raise ValueError(f"{PIXELS} holds {pixels.dtype} of shape {pixels.shape}, not {shape}")
     for row, patch in zip(rows, pixels, strict=True):

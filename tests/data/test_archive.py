@@ -47,7 +47,7 @@ def tar_info(name: str, raw: bytes = b"", **fields: Any) -> tarfile.TarInfo:
     return info
 
 
-def write_tar(path: Path, files: Mapping[str, bytes], mode: str = "w", **options: Any) -> Path:
+def write_tar(path: Path, files: Mapping[str, bytes], mode: Any = "w", **options: Any) -> Path:
     with tarfile.open(path, mode, **options) as packed:
         for name, raw in files.items():
             packed.addfile(tar_info(name, raw), io.BytesIO(raw))

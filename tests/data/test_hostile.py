@@ -25,7 +25,7 @@ import zlib
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -89,7 +89,7 @@ def zipped(
 
 def tarred(path: Path, files: Files, mode: str = "w", **fields: Any) -> Path:
     """The good pictures and these, whose headers get these fields."""
-    with tarfile.open(path, mode) as packed:
+    with tarfile.open(path, cast(Any, mode)) as packed:
         for name, raw in {**GOOD, **files}.items():
             info = tarfile.TarInfo(name)
             info.size = len(raw)
@@ -209,11 +209,7 @@ for _title, _mode in {
     case(
         f"zip: {_title}",
         "a link or a device",
-        packed(
-            "zip",
-            {"a/9.png": b"../../canary"},
-            change=partial(_typed, mode=_mode),
-        ),
+        packed("zip", {"a/9.png": b"../../canary"}, change=partial(_typed, mode=_mode)),
     )
 
 
@@ -436,11 +432,11 @@ for _title, _why, _change, _parts in (
         lambda root: [file.unlink() for file in (root / "test/b").iterdir()],
         True,
     ),
-    ("one class", "2 classes|one class|class", lambda root: shutil.rmtree(root / "b"), False),
+    ("one class", "has one class only", lambda root: shutil.rmtree(root / "b"), False),
     (
         "no class",
         "holds no class folders",
-        lambda root: [shutil.rmtree(root / name) for name in "ab"],
+        lambda root: list(map(shutil.rmtree, root.iterdir())),
         False,
     ),
     (
@@ -918,13 +914,18 @@ def test_refused_in_one_sentence(name: str, pen: Path, cache_folder: Path) -> No
 LIMITS = {"MEMBERS": 5, "TOTAL_BYTES": 1000, "DIRECTORY_BYTES": 100, "HEADER_BYTES": 100}
 
 
-@pytest.mark.parametrize("suffix", PACKERS)
-@pytest.mark.parametrize("limit", LIMITS)
+@pytest.mark.parametrize(
+    ("suffix", "limit"),
+    [
+        (suffix, limit)
+        for suffix in PACKERS
+        for limit in LIMITS
+        if limit != ("HEADER_BYTES" if suffix == "zip" else "DIRECTORY_BYTES")
+    ],
+)
 def test_limits_that_would_need_gigabytes(
     limit: str, suffix: str, pen: Path, cache_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if (limit, suffix == "zip") in (("DIRECTORY_BYTES", False), ("HEADER_BYTES", True)):
-        pytest.skip("is of the other kind of archive")
     config = packed(suffix, {})(pen)
     before = tree(pen.parent)
     monkeypatch.setattr(archive, limit, LIMITS[limit])

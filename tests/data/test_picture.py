@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image, ImageFile, ImageOps
+from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 
 from alexnet_mlflow.data import picture
 from alexnet_mlflow.data.picture import Known, decode, decode_picture
@@ -205,7 +205,7 @@ EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n0 0 move
     ],
 )
 def test_other_kinds_are_not_tried(raw: bytes) -> None:
-    with pytest.raises(Image.UnidentifiedImageError):
+    with pytest.raises(UnidentifiedImageError):
         decode_picture(raw)
 
 

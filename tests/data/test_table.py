@@ -39,8 +39,8 @@ def test_marks_and_line_ends(mark: str, end: str, last: bool, tmp_path: Path) ->
 
 
 def test_quotes(tmp_path: Path) -> None:
-    found = read(tmp_path, '"path","label"\r\n"a, ""b""\n.png","black, white"\r\n c.png,"x"\r\n')
-    assert found.paths == ['a, "b"\n.png', " c.png"]  # a path's spaces are its own
+    found = read(tmp_path, '"path","label"\r\n"a, ""b""\r\n.png","black, white"\r\n c.png,"x"\r\n')
+    assert found.paths == ['a, "b"\r\n.png', " c.png"]  # a path's spaces are its own
     assert found.labels == ["black, white", "x"]
 
 
