@@ -38,8 +38,8 @@ FORMAT = 2
 MANIFEST = "manifest.json"
 FILES = ("images.npy", "labels.npy", "ids.json", "groups.json", "facts.npz")
 BROKEN = (
-    OSError, EOFError, ValueError, KeyError, TypeError, AttributeError, MemoryError,
-    zipfile.BadZipFile, zlib.error,
+    OSError, EOFError, OverflowError, RecursionError, ValueError, KeyError, TypeError,
+    AttributeError, MemoryError, zipfile.BadZipFile, zlib.error,
 )  # what reading an entry that somebody made up can raise
 
 logger = logging.getLogger(__name__)

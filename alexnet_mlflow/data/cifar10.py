@@ -103,7 +103,8 @@ def _urls(folder: Path, names: Sequence[str]) -> list[str]:
 
 
 def _from_folder(batches: Path, skip_corrupt: bool) -> Decoded:
-    raws = ((name, (batches / name).read_bytes()) for name in BATCHES if (batches / name).exists())
+    there = [name for name in BATCHES if (batches / name).exists()]
+    raws = ((name, archive.content(str(batches / name), LARGEST_BYTES)) for name in there)
     return _from_batches(raws, str(batches), known=True)
 
 

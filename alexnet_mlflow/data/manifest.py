@@ -108,7 +108,7 @@ def read(folder: Path) -> Decoded:
     except DataError:
         raise
     except (OSError, ValueError, LookupError, TypeError, MemoryError, RecursionError) as error:
-        reason = (isinstance(error, OSError) and error.strerror) or error
+        reason = (isinstance(error, OSError) and error.strerror) or str(error)[:200]
         raise DataError(
             f"the patches in {str(folder)!r} are not whole ({reason}): build them again with "
             "alexnet-mlflow data get fddb"
@@ -145,7 +145,10 @@ def _pixels(path: Path, rows: Sequence[Row]) -> Images:
     """The patches of these rows, (N, 3, 32, 32) uint8."""
     shape = len(rows), 3, SIDE, SIDE
     raw = _bytes(path, math.prod(shape) + 4096)
-    pixels = np.lib.format.read_array(io.BytesIO(raw), allow_pickle=False)
+    try:
+        pixels = np.lib.format.read_array(io.BytesIO(raw), allow_pickle=False)
+    except Exception as error:  # numpy raises half a dozen types for a broken header
+        raise ValueError(f"{PIXELS}: {' '.join(str(error).split())[:100]}") from None
     if pixels.shape != shape or pixels.dtype != np.uint8:
         raise ValueError(f"{PIXELS} holds {pixels.dtype} of shape {pixels.shape}, not {shape}")
     for row, patch in zip(rows, pixels, strict=True):

@@ -34,7 +34,14 @@ Facts: TypeAlias = Mapping[str, npt.NDArray[np.float32]]  # name -> (N,), known 
 
 
 class DataError(BadInput):
-    """The user's data or its options are wrong: one sentence with rule, value and way out."""
+    """The user's data or its options are wrong: one sentence with rule, value and way out.
+
+    What a hostile file brings into it stays on one line and short; start and end are kept.
+    """
+
+    def __init__(self, sentence: str) -> None:
+        text = "".join(letter if letter.isprintable() else " " for letter in sentence)
+        super().__init__(text if len(text) <= 600 else f"{text[:400]} ... {text[-195:]}")
 
 
 class Missing(DataError):
@@ -79,7 +86,9 @@ class Decoded:
             if column is not None and column.shape != (n,):
                 return f"has {name} of shape {column.shape} for {n} pictures"
         edges = [edge for rows in self.division.values() for edge in rows]
-        if edges[:1] + edges[-1:] != [0, n] or edges[1:-1:2] != edges[2::2]:
+        if edges[:1] + edges[-1:] != [0, n] or edges[1:-1:2] != edges[2::2] or (
+            edges != sorted(edges)
+        ):
             return f"is divided into {dict(self.division)}, which are not its {n} pictures in order"
         return ""
 

@@ -104,7 +104,7 @@ def test_slug_is_the_name(make_pictures: Maker) -> None:
 
 @pytest.mark.parametrize("dataset", ["", "cifar", "./nowhere", "a\0b", "x" * 5000, "FACES", "é"])
 def test_unknown_data_set(dataset: str) -> None:
-    with pytest.raises(DataError, match="is neither a name nor a path that is there: give .*fddb") as raised:
+    with pytest.raises(DataError, match="neither a name nor a path .*: give .*fddb") as raised:
         load(DataConfig(dataset=dataset))
     assert "\n" not in str(raised.value)
     with pytest.raises(DataError):
@@ -136,7 +136,7 @@ def test_limit_too_small() -> None:
 def test_unreadable_file_is_one_sentence(tmp_path: Path) -> None:
     batches = tmp_path / "cifar-10-batches-py"
     (batches / "data_batch_1").mkdir(parents=True)
-    with pytest.raises(DataError, match="data_batch_1' cannot be read .*make it readable"):
+    with pytest.raises(DataError, match="data_batch_1' must be a regular file"):
         load(DataConfig(dataset="cifar10", data_dir=str(tmp_path)))
 
 

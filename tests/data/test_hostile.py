@@ -822,21 +822,6 @@ case(
     "must have the columns",
     parquet_of(lambda columns: columns.update({"a\nb": columns.pop("label")})),
 )
-OPEN = {
-    name: pytest.mark.xfail(reason="found by this test, not put right yet: see the report")
-    for name in (
-        "pickle: persistent name",
-        "pickle: name of two lines",
-        "pickle: long name",
-        "parquet: many columns",
-        "parquet: column of two lines",
-        "entry: rows that are not there",
-        "entry: endless rows",
-        "entry: title of two lines",
-        "entry: long title",
-        "entry: deep names",
-    )
-}
 DIVIDED = ("folder: one class", "folder: too few pictures", "csv: one class only")
 # their pictures are whole and may be kept: it is the division that is refused
 
@@ -898,7 +883,7 @@ def test_without_the_harm_it_loads(make: Maker, pen: Path) -> None:
     assert len(splits.train) and set(before) <= set(tree(pen.parent))
 
 
-@pytest.mark.parametrize("name", [pytest.param(name, marks=OPEN.get(name, ())) for name in CASES])
+@pytest.mark.parametrize("name", CASES)
 def test_refused_in_one_sentence(name: str, pen: Path, cache_folder: Path) -> None:
     why, make = CASES[name]
     config = make(pen)

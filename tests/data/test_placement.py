@@ -7,6 +7,7 @@ import json
 import math
 from collections import Counter
 from pathlib import Path
+from random import Random
 from typing import NamedTuple
 
 import numpy as np
@@ -19,10 +20,11 @@ from alexnet_mlflow.data.ellipses import FOLDS, Ellipse, Photo
 from alexnet_mlflow.data.placement import Face, Pair, Square, pairs
 
 WIDE, HIGH = 160, 120
-DIGEST = 0  # of test_known_result
+DIGEST = 1709950597614897597  # of test_known_result
 AXES, ANGLE = st.floats(8, 60), st.floats(-4, 4)
 ELLIPSE = st.builds(Ellipse, AXES, AXES, ANGLE, st.floats(-20, 180), st.floats(-20, 140))
-PHOTO = st.builds(lambda faces: Photo("p", 1, tuple(faces)), st.lists(ELLIPSE, min_size=1, max_size=4))
+FACES = st.lists(ELLIPSE, min_size=1, max_size=4)
+PHOTO = st.builds(lambda faces: Photo("p", 1, tuple(faces)), FACES)
 
 
 def face(*numbers: float, width: int = WIDE, height: int = HIGH) -> Face:
@@ -31,9 +33,10 @@ def face(*numbers: float, width: int = WIDE, height: int = HIGH) -> Face:
 
 def enlarged(ellipse: Ellipse) -> tuple[float, float, float, float]:
     """The box that no background touches, worked out anew."""
-    hx = math.hypot(ellipse.major * math.cos(ellipse.angle), ellipse.minor * math.sin(ellipse.angle))
-    hy = math.hypot(ellipse.major * math.sin(ellipse.angle), ellipse.minor * math.cos(ellipse.angle))
-    return (ellipse.x - 1.2 * hx, ellipse.y - 1.2 * hy, ellipse.x + 1.2 * hx, ellipse.y + 1.2 * hy)
+    cosine, sine = math.cos(ellipse.angle), math.sin(ellipse.angle)
+    across = 1.2 * math.sqrt((ellipse.major * cosine) ** 2 + (ellipse.minor * sine) ** 2)
+    down = 1.2 * math.sqrt((ellipse.major * sine) ** 2 + (ellipse.minor * cosine) ** 2)
+    return ellipse.x - across, ellipse.y - down, ellipse.x + across, ellipse.y + down
 
 
 def gap(square: Square, ellipse: Ellipse) -> float:
@@ -125,18 +128,17 @@ def test_a_photo_without_faces_is_free() -> None:
 # Pairs
 
 
-def crowd(photos: int, seed: int = 0, most: int = 2) -> list[Face]:
+def crowd(photos: int, seed: int = 0, most: int = 2, large: float = 26) -> list[Face]:
     """Usable faces of photos of about 200x150, with 1 to `most` faces each, fold after fold."""
-    random, usable = np.random.default_rng(seed), list[Face]()
+    draw, usable = Random(seed).uniform, list[Face]()
     for number in range(photos):
-        axes = random.uniform(17, 26, (int(random.integers(1, most + 1)), 2))
-        width, height = 200 + int(random.integers(20)), 150 + int(random.integers(20))
         faces = tuple(
-            Ellipse(*axis, random.uniform(-1.5, 1.5), *random.uniform((20, 20), (180, 130)))
-            for axis in axes.tolist()
+            Ellipse(draw(17, large), draw(17, large), draw(-1.5, 1.5), draw(20, 180), draw(20, 130))
+            for _ in range(round(draw(0.5, most + 0.5)))
         )
         photo = Photo(f"2002/01/01/big/img_{number}", 1 + number % 10, faces)
-        some = [Face(photo, place, width, height) for place in range(len(faces))]
+        size = round(draw(200, 220)), round(draw(150, 170))
+        some = [Face(photo, place, *size) for place in range(len(faces))]
         usable += [one for one in some if not one.fault]
     return usable
 
@@ -189,11 +191,12 @@ def test_backgrounds_stand_where_faces_stand() -> None:
     blur = round(placement.BLUR / len(faces) ** (2 / 3), 3)
 
     def place(some: Face, square: Square) -> np.ndarray:
-        return np.array([square.x / (some.width - square.side), square.y / (some.height - square.side)])
+        x, y, side = square
+        return np.array([x / (some.width - side), y / (some.height - side)])
 
     def like(one: Face, two: Face) -> bool:
-        size, other = (some.square.side / math.sqrt(some.width * some.height) for some in (one, two))
-        return 1000 * abs(math.log(size / other)) < placement.LIKE[0] + 2
+        sizes = [some.square.side / math.sqrt(some.width * some.height) for some in (one, two)]
+        return 1000 * abs(math.log(sizes[0] / sizes[1])) < placement.LIKE[0] + 2
 
     from scipy.sparse import csr_array
     from scipy.sparse.csgraph import maximum_bipartite_matching
@@ -247,17 +250,15 @@ def test_a_fold_gives_no_more_than_its_pairs(monkeypatch: pytest.MonkeyPatch) ->
     assert len(set(names)) == len(names)
 
 
-def test_short_folds_are_filled_before_others(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(placement, "PAIRS", 8)
-    better = 0
-    for seed in range(8):
-        sizes = []
-        for tries in (1, 4):
-            monkeypatch.setattr(placement, "TRIES", tries)
-            sizes.append(len(pairs(crowd(100, seed), seed, False)[0]))
-        assert sizes[0] <= sizes[1]
-        better += sizes[0] < sizes[1]
-    assert better
+def test_short_folds_are_filled_at_the_cost_of_full_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(placement, "PAIRS", 6)
+    sizes = []
+    for seed, tries in itertools.product(range(4), (1, 4)):
+        monkeypatch.setattr(placement, "TRIES", tries)
+        sizes.append(len(pairs(crowd(160, seed, large=60), seed, False)[0]))
+    once, again = sizes[::2], sizes[1::2]
+    assert all(few <= many for few, many in zip(once, again, strict=True))
+    assert sum(once) + 2 < sum(again)
 
 
 @pytest.mark.parametrize("count", [0, 1, 2])
@@ -295,7 +296,7 @@ def test_official_size(real: Real) -> None:
 
 
 def right_by_metadata(found: list[Pair]) -> float:
-    """What a forest makes of size, shape and position; each tenth of the photos held out in turn."""
+    """What a forest makes of size, shape and position, of photos that it has not seen."""
     from sklearn.ensemble import RandomForestClassifier
     from sklearn.model_selection import GroupKFold, cross_val_predict
 
@@ -305,8 +306,8 @@ def right_by_metadata(found: list[Pair]) -> float:
         for some, background in found for square in (some.square, background)
     ]
     labels, groups = np.tile([0, 1], len(found)), np.repeat(np.arange(len(found)), 2)
-    forest = RandomForestClassifier(60, min_samples_leaf=5, random_state=0)
-    guessed = cross_val_predict(forest, np.array(rows), labels, groups=groups, cv=GroupKFold(10))
+    forest = RandomForestClassifier(30, min_samples_leaf=5, random_state=0)
+    guessed = cross_val_predict(forest, np.array(rows), labels, groups=groups, cv=GroupKFold(5))
     return float((guessed == labels).mean())
 
 
@@ -314,7 +315,7 @@ def test_position_and_size_tell_nothing(real: Real) -> None:
     """Within four standard errors of chance; drawn anywhere, they tell seven in eight."""
     assert abs(right_by_metadata(real.found) - 0.5) < 4 * 0.5 / math.sqrt(2 * len(real.found))
     random, anywhere = np.random.default_rng(0), list[Pair]()
-    for some in (pair.face for pair in itertools.islice(real.found, 400)):
+    for some in (pair.face for pair in itertools.islice(real.found, 300)):
         x, y = everywhere(some)
         place = random.choice(np.flatnonzero(placement.free(some, x, y)))
         anywhere.append(Pair(some, Square(int(x[place]), int(y[place]), some.square.side)))
