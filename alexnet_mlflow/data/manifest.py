@@ -19,7 +19,6 @@ import json
 import math
 import os
 import uuid
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -160,8 +159,10 @@ def _pixels(path: Path, rows: Sequence[Row]) -> Images:
 def _decoded(
     folder: Path, head: Mapping[str, Any], rows: Sequence[Row], pixels: Images, identity: str
 ) -> Decoded:
-    counts = Counter(row.split for row in rows)
-    ends = np.cumsum([0, *(counts[part] for part in PARTS)]).tolist()
+    order = [PARTS.index(row.split) for row in rows]
+    if order != sorted(order):
+        raise ValueError(f"{MANIFEST} is not in the order of {', '.join(PARTS)}")
+    ends = [0, *np.cumsum(np.bincount(order, minlength=len(PARTS))).tolist()]
     return Decoded(
         name=head["name"],
         title=TITLES[head["name"]],

@@ -187,7 +187,7 @@ HOSTILE = {
     "no JSON": (MANIFEST, b"hello\n" + TEXT.encode()),
     "JSON alone": (MANIFEST, b"# {}"),
     "a list": (MANIFEST, b"# [1, 2]\n\n"),
-    "nested": (MANIFEST, b"# " + b"[" * 200_000),
+    "nested": (MANIFEST, b"# " + b"[" * 200_000 + b"\n\n"),
     "other protocol": (MANIFEST, sealed(protocol=1).replace(b'"protocol": 1', b'"protocol": 2')),
     "other name": (MANIFEST, sealed(name="cifar10")),
     "name that is none": (MANIFEST, sealed(name=["fddb"])),
@@ -198,7 +198,6 @@ HOSTILE = {
     "bytes that are no text": (MANIFEST, b"\xff\xfe" + TEXT.encode()),
     "Windows line ends": (MANIFEST, TEXT.replace("\n", "\r\n").encode()),
     "endless": (MANIFEST, TEXT.encode() + b"x" * (10 << 20)),
-    "splits in disorder": (MANIFEST, manifest.text(ORIGIN, ROWS[::-1]).encode()),
     "unknown split": (MANIFEST, manifest.text(
         ORIGIN, [*ROWS[:-1], replace(ROWS[-1], split="dev")]).encode()),
     "unknown label": (MANIFEST, manifest.text(
@@ -219,6 +218,12 @@ def test_hostile_files_are_refused(
         manifest.read(folder)
     assert "\n" not in str(refused.value) and len(str(refused.value)) < 400
     assert not (tmp_path / "canary").exists()
+
+
+def test_splits_in_disorder(tmp_path: Path) -> None:
+    manifest.write(manifest.text(ORIGIN, ROWS[::-1]), PATCHES[::-1], tmp_path)
+    with pytest.raises(DataError, match="not in the order of train, val, test"):
+        manifest.read(tmp_path)
 
 
 @pytest.mark.parametrize("name", [MANIFEST, PIXELS])
