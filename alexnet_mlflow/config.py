@@ -296,6 +296,12 @@ class GetConfig:
         _check_at_least(self, 0, "rotate", "seed")
         if self.rotate > 9:
             raise BadInput(f"--rotate must be 0 to 9, got {self.rotate}: there are ten folds")
+        if self.dataset != "fddb":
+            for name in ("photos", "folds", "rotate", "hard", "allow_missing", "seed"):
+                if getattr(self, name):
+                    raise BadInput(
+                        f"{option_name(name)} is for fddb, got it with {self.dataset}: leave it out"
+                    )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -39,6 +39,7 @@ def _figure(width: float, height: float, title: str) -> Figure:
 
 def _lines(text: str, width: int, most: int = 2) -> str:
     """Text in lines of at most `width` characters, cut after `most`; a `$` is no mathematics."""
+    text = text.encode("utf-8", "replace").decode()  # names of files need not be UTF-8
     wrapped = textwrap.wrap(text, width, max_lines=most, placeholder=" ...")
     return "\n".join(wrapped).replace("$", r"\$")
 

@@ -1,12 +1,12 @@
 """Decoded data sets on disk, so that pictures are decoded once and not at every start.
 
 Chosen: one folder an entry, `<name>-<16 hex digits of its key>`, with images.npy, labels.npy,
-ids.json, groups.json,
-facts.npz and manifest.json. The key covers everything the pixels depend on: this format, Pillow's
-version, where the source files lie, their sizes and times of change, and `skip_corrupt`. An entry
-is written beside its place, flushed and renamed, so a reader sees all of it or nothing, and of two
-writers the first wins. Each read checks the SHA-256 of every file; a damaged entry is built anew.
-A cache that cannot be written is told once and gone without. Nothing in it is ever unpickled.
+ids.json, groups.json, facts.npz and manifest.json. The key covers everything the pixels depend on:
+this format, Pillow's version, where the source files lie, their sizes and times of change, and
+`skip_corrupt`. An entry is written beside its place, flushed and renamed, so a reader sees all of
+it or nothing, and of two writers the first wins. Each read checks the SHA-256 of every file; a
+damaged entry is built anew. A cache that cannot be written is told once and gone without. Nothing
+in it is ever unpickled.
 
 Left out: clearing up. Any entry, or the whole folder, may be deleted at any time. A file that is
 replaced by another of the same size and the same time of change is not noticed.
@@ -147,7 +147,7 @@ def write(decoded: Decoded, entry: Path) -> None:
     try:
         _fill(draft, decoded)
         _place(draft, entry)
-        _flush(entry.parent)
+        flush(entry.parent)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
 
@@ -172,7 +172,7 @@ def _fill(draft: Path, decoded: Decoded) -> None:
     }
     (draft / MANIFEST).write_text(json.dumps({**body, "sha256": _seal(body)}, indent=1))
     for path in (*draft.iterdir(), draft):
-        _flush(path)
+        flush(path)
 
 
 def _place(draft: Path, entry: Path) -> None:
@@ -186,7 +186,8 @@ def _place(draft: Path, entry: Path) -> None:
             os.rename(draft, entry)
 
 
-def _flush(path: Path) -> None:
+def flush(path: Path) -> None:
+    """Have the disk hold what was written to this file or folder. May raise OSError."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)

@@ -45,6 +45,7 @@ LARGEST_BYTES = 1 << 26  # a batch has 31 MB
 
 # The official copy: its archive, its labels as int64, its pixels as (N, 32, 32, 3).
 ARCHIVE_SHA256 = "6d958be074577803d12ecdefd02955f39262c83c16fe9348329d7fe0b5c001ce"
+EACH = {"train": 5000, "test": 1000}  # pictures of each class
 LABELS_SHA256 = {
     "train": "f5cfe00b0f00968c0cc5ff3b1d2de51b10e33efa277c2986f4e0fa63e58c9f4f",
     "test": "cbb7365de8ed11f05cc4c3a1e7f78144127c5e851efd83762fb18202461230bb",
@@ -202,7 +203,17 @@ def _from_parquet(files: tuple[Path, ...], skip_corrupt: bool) -> Decoded:
         _decoded(images, labels, ids, train, str(files[0].parent)), skipped=skipped, facts=facts
     )
     jpeg = bool((facts["format"] == FORMATS.index("JPEG")).any())
-    return replace(decoded, title=JPEG) if jpeg else _titled(decoded)
+    if jpeg:
+        return replace(decoded, title=JPEG if _balanced(decoded) else UNVERIFIED)
+    return _titled(decoded)
+
+
+def _balanced(decoded: Decoded) -> bool:
+    """Has each part as many pictures of each class as the official one? Rows may be shuffled."""
+    return all(
+        (np.bincount(decoded.labels[start:end], minlength=len(CLASSES)) == EACH[part]).all()
+        for part, (start, end) in decoded.division.items()
+    )
 
 
 def _jobs(files: tuple[Path, ...], sizes: list[int], labels: Integers) -> Iterator[Job]:
@@ -270,7 +281,7 @@ def _from_entry(entry: Path, skip_corrupt: bool) -> Decoded:
     decoded = replace(cache.read(entry), name=NAME, source=str(entry))
     if decoded.classes != CLASSES or tuple(decoded.division) != PARTS:
         raise DataError(f"{str(entry)!r} holds {decoded.title!r}, not CIFAR-10: move it away")
-    return decoded if decoded.title == JPEG else _titled(decoded)
+    return decoded if decoded.title == JPEG and _balanced(decoded) else _titled(decoded)
 
 
 def _decoded(images: Images, labels: Integers, ids: list[str], train: int, source: str) -> Decoded:

@@ -3,7 +3,7 @@
 Chosen: for ALONE_SECONDS pictures are decoded right here; if there are more, worker processes are
 started, a core each, that are fed through pipes. Threads would be simpler, but Python's lock lets
 only photos be decoded side by side: pictures of 32x32 take twice as long with two threads as with
-one (measured: docs/data.md). A worker is a fresh interpreter, neither a fork (other threads may run
+one (measured). A worker is a fresh interpreter, neither a fork (other threads may run
 here) nor one of multiprocessing (which would run the caller's script again). It ends when its pipe
 does, so that nothing is left behind however this process ends. A picture that brings a worker down
 is found by decoding its neighbours one by one, and is then as corrupt as any other. What comes out

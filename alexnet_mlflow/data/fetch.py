@@ -35,6 +35,7 @@ from filelock import FileLock, Timeout
 from tqdm import tqdm
 from urllib3.exceptions import HTTPError, ReadTimeoutError
 
+from alexnet_mlflow.data.cache import flush
 from alexnet_mlflow.data.cifar10 import ARCHIVE, ARCHIVE_SHA256, PARQUET, SOURCES
 from alexnet_mlflow.data.split import DataError
 from alexnet_mlflow.signals import held
@@ -293,10 +294,10 @@ class _Download:
         draft = self.folder / f".{SOURCES}"
         with held():
             os.replace(self.part, self.path)
-            _flush(self.folder)
+            flush(self.folder)
             record = {**_record(self.folder), self.remote.name: entry}
             draft.write_text(json.dumps(record, indent=1))
-            _flush(draft)
+            flush(draft)
             os.replace(draft, self.folder / SOURCES)
         self.source = source
         self._say(f"whole and verified, from {source}")
@@ -382,11 +383,3 @@ def _hash(path: Path, end: int) -> Any:
             sha.update(chunk)
             end -= len(chunk)
     return sha
-
-
-def _flush(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

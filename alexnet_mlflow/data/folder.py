@@ -63,7 +63,7 @@ def find(path: Path, name: str) -> Source:
     if path.is_dir():
         listing = listed(path)
         stamp = cache.stamp(path, listing.ids)
-        decode = partial(decoded_files, listing, path, name, path.name or name, str(path))
+        decode = partial(decoded_files, listing, path, name, _title(path) or name, str(path))
         return Source(name, path, stamp, decode)
     if archive.is_archive(path):
         stamp = cache.stamp(path.parent, [path.name])
@@ -71,12 +71,17 @@ def find(path: Path, name: str) -> Source:
     if path.suffix.lower() == ".csv" and path.is_file():  # a pipe would block
         listing = _tabled(table.read(path), str(path))
         stamp = cache.stamp(path.parent, [path.name, *listing.ids])
-        decode = partial(decoded_files, listing, path.parent, name, path.name, str(path))
+        decode = partial(decoded_files, listing, path.parent, name, _title(path), str(path))
         return Source(name, path.parent, stamp, decode)
     raise DataError(
         f"{str(path)!r} is neither a folder, a zip, a tar or tar.gz of one, nor a .csv that lists "
         "pictures: give the path of one of these"
     )
+
+
+def _title(path: Path) -> str:
+    """Its name as it can be printed and drawn: what is not UTF-8 in it becomes `?`."""
+    return path.name.encode("utf-8", "replace").decode()
 
 
 def slug(path: str) -> str:
@@ -216,7 +221,7 @@ def _decode_archive(path: Path, name: str, skip_corrupt: bool) -> Decoded:
     found = list(archive.names(path, _is_wanted, MAX_BYTES))
     around = _around(found)
     listing = _laid_out(_places(found, around), str(path))
-    return decoded_members(listing, path, around, name, path.name, skip_corrupt)
+    return decoded_members(listing, path, around, name, _title(path), skip_corrupt)
 
 
 def _is_wanted(name: str) -> bool:

@@ -98,6 +98,7 @@ def build(
     photos: originalPics.tar.gz, a zip or a folder; rotate: the fold to test on, 0 for the tenth;
     the one before it validates.
     """
+    assert 0 <= rotate < len(FOLDS)
     shots, lost = _shots(photos, lists, allow_missing)
     groups = _groups(shots)
     faces, unusable = _usable(lists, shots, groups)
@@ -141,13 +142,17 @@ def _shots(path: Path, lists: Lists, allow_missing: bool) -> tuple[dict[str, _Sh
             f"photo {name!r} in {str(path)!r} cannot be read ({faults[name]}): get it again, or "
             "give --allow-missing to leave out every such photo"
         )
+    if not found:
+        raise DataError(
+            f"{str(path)!r} gives none of the {len(names):,} photos in the lists: name "
+            "originalPics.tar.gz or the folder that it unpacks to"
+        )
     missing = [name for name in names if name not in found and name not in faults]
-    if not found or missing and not allow_missing:
-        first = (missing or names)[0]
+    if missing and not allow_missing:
         raise DataError(
             f"{len(missing):,} of the {len(names):,} photos in the lists are missing from "
-            f"{str(path)!r}, the first is {first!r}: give the whole originalPics.tar.gz"
-            + (", or --allow-missing to go on with the others" if found else "")
+            f"{str(path)!r}, the first is {missing[0]!r}: give the whole originalPics.tar.gz, or "
+            "--allow-missing to go on with the others"
         )
     lost = [Cut("missing", name) for name in missing]
     lost += [Cut("unreadable", name) for name in sorted(faults)]
@@ -293,7 +298,7 @@ def _sentences(
     size = "the official size" if len(found) == official else f"not the official {2 * official:,}"
     yield (
         f"{2 * len(found):,} patches, {size}: a face and a background of each of {len(found):,} "
-        f"photos; {len(shots):,} of {len(lists.photos):,} photos could be used"
+        f"photos; {len(shots):,} of the {len(lists.photos):,} photos are there"
     )
     counts = Counter(pair.face.photo.fold for pair in found)
     yield f"pairs in folds 1 to 10: {', '.join(str(counts[fold]) for fold in FOLDS)}"

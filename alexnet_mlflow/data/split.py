@@ -82,9 +82,6 @@ class Decoded:
         for name, column in {"groups": self.groups, **self.facts}.items():
             if column is not None and column.shape != (n,):
                 return f"has {name} of shape {column.shape} for {n} pictures"
-        for name, column in {"groups": self.groups, **self.facts}.items():
-            if column is not None and column.shape != (n,):
-                return f"has {name} of shape {column.shape} for {n} pictures"
         edges = [edge for rows in self.division.values() for edge in rows]
         if edges[:1] + edges[-1:] != [0, n] or edges[1:-1:2] != edges[2::2] or (
             edges != sorted(edges)

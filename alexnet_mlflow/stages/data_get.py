@@ -15,6 +15,7 @@ import numpy as np
 from alexnet_mlflow import plots
 from alexnet_mlflow.config import BadInput, DataConfig, GetConfig, data_root, may_download
 from alexnet_mlflow.data import check, ellipses, fddb, get_cifar10, load, manifest, patches
+from alexnet_mlflow.data.split import Missing
 from alexnet_mlflow.progress import say
 from alexnet_mlflow.stages import StageResult
 
@@ -34,11 +35,13 @@ def run(config: GetConfig) -> StageResult:
 
 def _cifar10(config: GetConfig, root: Path) -> StageResult:
     wanted = DataConfig(dataset="cifar10", data_dir=str(root), offline=True)
-    if may_download(config.offline):
+    try:
+        check(wanted)
+    except Missing:
+        if not may_download(config.offline):
+            raise
         for name, url in get_cifar10(root).items():
             say(f"{name}: {url}")
-    else:
-        check(wanted)
     data = load(wanted)
     pictures = sum(sum(counts.values()) for counts in data.counts.values())
     sentence = f"{data.title}: {pictures:,} pictures, from {data.source}."
@@ -78,11 +81,11 @@ def _fddb(config: GetConfig, root: Path) -> StageResult:
 def _given(path: str, root: Path, names: tuple[str, ...], option: str) -> Path:
     """The archive or folder that was named, or found under one of its usual names."""
     places = [root, root / fddb.NAME]
-    candidates = [Path(path).expanduser()] if path else [
+    candidates = [Path(os.path.expanduser(path))] if path else [
         place / name for place in places for name in names
     ]
     for candidate in candidates:
-        if candidate.exists():
+        if os.path.exists(candidate):
             return candidate
     raise BadInput(
         f"{str(candidates[-1] if path else names[0])!r} is not "

@@ -104,7 +104,16 @@ def test_parquet(below: str, tmp_path: Path) -> None:
     assert_toy(tmp_path)
 
 
-def test_jpeg_parquet_says_so(tmp_path: Path) -> None:
+TOY = {"train": 10, "test": 2}  # pictures of each class
+
+
+def test_jpeg_with_other_numbers_of_pictures_is_no_copy(tmp_path: Path) -> None:
+    write_parquet(tmp_path, "JPEG")
+    assert load(config(tmp_path)).title == "CIFAR-10 (unverified copy)"
+
+
+def test_jpeg_parquet_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cifar10, "EACH", TOY)
     write_parquet(tmp_path, "JPEG")
     assert load(config(tmp_path)).title == "CIFAR-10 (JPEG copy)"
     assert load(config(tmp_path)).title == "CIFAR-10 (JPEG copy)"  # from the cache
@@ -112,7 +121,10 @@ def test_jpeg_parquet_says_so(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("title", [cifar10.UNVERIFIED, cifar10.JPEG])
 @pytest.mark.parametrize("name", ["cifar10", "cifar10/cifar10-0123456789abcdef"])
-def test_decoded_entry(title: str, name: str, tmp_path: Path, cache_folder: Path) -> None:
+def test_decoded_entry(
+    title: str, name: str, tmp_path: Path, cache_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cifar10, "EACH", TOY)
     write_parquet(tmp_path / "old", "PNG" if title == cifar10.UNVERIFIED else "JPEG")
     digest = load(config(tmp_path / "old")).digest
     (entry,) = cache_folder.iterdir()

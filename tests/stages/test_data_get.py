@@ -51,6 +51,18 @@ def test_cifar10_comes_from_its_mirrors(
         assert [len(one.asked), len(two.asked)] == [1, 1]
 
 
+def test_what_is_there_is_not_downloaded(
+    online: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paths = list(write_parquet(tmp_path / "there"))
+    write_parquet(online / "plain_text")
+    with Mirror(paths[0].read_bytes()) as one, Mirror(paths[1].read_bytes()) as two:
+        monkeypatch.setattr(fetch, "CIFAR10", (offered(paths, [one, two]),))
+        result = data_get.run(GetConfig(dataset="cifar10", data_dir=str(online)))
+        assert one.asked == two.asked == []
+    assert result.figures["source"] == str(online / "plain_text")
+
+
 @pytest.mark.parametrize("way", ["option", "environment"])
 def test_offline_touches_no_network(
     way: str, online: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -79,6 +91,9 @@ def test_offline_touches_no_network(
     [
         (["data", "get", "mnist"], "cifar10"),
         (["data", "get", "fddb", "--rotate=10"], "--rotate must be 0 to 9"),
+        (["data", "get", "fddb", "--photos=~nobody-at-all/x"], "--photos"),
+        (["data", "get", "fddb", f"--photos={'x' * 300}"], "--photos"),
+        (["data", "get", "cifar10", "--hard"], "--hard is for fddb"),
         (["data", "get", "fddb", "--photos=nowhere.tar.gz"], "--photos"),
         (["data", "get", "fddb"], "originalPics.tar.gz"),
         (["data", "get", "cifar10", "--offline"], "alexnet-mlflow data get cifar10"),
