@@ -66,6 +66,7 @@ def through(source: Source, skip_corrupt: bool) -> Decoded:
     decoded = source.decode(skip_corrupt)
     try:
         write(decoded, entry)
+        memory.let_go(decoded.images)
     except OSError as error:
         logger.warning("going on without the cache: %s", error)
     return decoded

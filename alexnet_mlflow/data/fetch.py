@@ -149,13 +149,16 @@ class _Download:
         self.part = self.folder / f".{self.remote.name}.{self.remote.sha256[:12]}.part"
         self.source = self._source_here() if self.path.exists() else ""
         if self.have > self.remote.size:
-            self.part.unlink()
+            self.part.unlink(missing_ok=True)
         self.givers |= {LOCAL} if self.have else set()
 
     @property
     def have(self) -> int:
         """Bytes in the part."""
-        return self.part.stat().st_size if self.part.exists() else 0
+        try:
+            return self.part.stat().st_size
+        except FileNotFoundError:  # perhaps right now: another process gave it its name
+            return 0
 
     def _source_here(self) -> str:
         size, sha256 = self.remote.size, self.remote.sha256

@@ -115,6 +115,7 @@ class Split:
         sha = hashlib.sha256(json.dumps(self.ids.tolist()).encode())
         sha.update(self.labels.astype("<i8").tobytes())
         sha.update(self.images.data)
+        memory.let_go(self.images)
         return sha.hexdigest()
 
 

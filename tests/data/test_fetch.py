@@ -21,6 +21,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 from alexnet_mlflow.data import cifar10, fetch
 from alexnet_mlflow.data.fetch import LOCAL, Pace, Remote, get
@@ -103,7 +104,9 @@ def test_a_file_that_is_there_is_not_fetched_again(folder: Path, good: Mirror) -
     assert good.asked == [None]
 
 
-@pytest.mark.parametrize("record", ["{", "[]", '{"file.bin": 1}', '{"file.bin": {"sha256": "0"}}'])
+@pytest.mark.parametrize(
+    "record", ["{", "[]", '{"file.bin": 1}', '{"file.bin": {"sha256": "0", "url": "u"}}']
+)
 def test_a_record_of_something_else_is_no_source(folder: Path, good: Mirror, record: str) -> None:
     folder.mkdir(parents=True)
     (folder / "file.bin").write_bytes(CONTENT)
@@ -122,7 +125,7 @@ def test_the_record_keeps_other_files(folder: Path, good: Mirror) -> None:
     assert set(record) == {"other", "file.bin"} and record["other"] == {"url": "u"}
 
 
-@pytest.mark.parametrize("content", [LIE, CONTENT[:-1], b""])
+@pytest.mark.parametrize("content", [LIE, CONTENT[:-1], CONTENT + b"x", b""])
 def test_another_file_under_the_name_is_left_alone(
     folder: Path, good: Mirror, content: bytes
 ) -> None:
@@ -299,6 +302,13 @@ def test_a_mirror_without_ranges_starts_over(folder: Path) -> None:
     assert simple.asked == ["bytes=1000-"], "the hash was of more than it gave"
 
 
+def test_a_liar_without_ranges_is_not_tried_again(folder: Path) -> None:
+    leave_part(folder, CONTENT[:1000])
+    with Mirror(LIE, ranges="ignored") as lying:
+        refused(folder, lying)
+    assert lying.asked == ["bytes=1000-"], "all of it was its own already"
+
+
 def test_a_mirror_without_ranges_does_not_shrink_the_part(folder: Path, good: Mirror) -> None:
     leave_part(folder, CONTENT[:100_000])
     with Mirror(CONTENT, ranges="ignored", stall_after=10_000) as stalling:
@@ -395,6 +405,37 @@ def test_a_complete_second_offer_is_enough(folder: Path, good: Mirror) -> None:
     first = (Remote("preferred", SIZE, SHA256, (good.url,)),)
     assert get([first, (remote(good),)], folder, pace=PACE) == {"file.bin": good.url}
     assert good.asked == [None]
+
+
+def test_who_waited_takes_what_the_other_got(folder: Path, good: Mirror) -> None:
+    offers = [(Remote("preferred", SIZE, SHA256, (good.url,)),), (remote(good),)]
+    found: list[dict[str, str]] = []
+    folder.mkdir(parents=True)
+    with FileLock(folder / fetch.LOCK):
+        waiting = threading.Thread(target=lambda: found.append(get(offers, folder, pace=PACE)))
+        waiting.start()
+        time.sleep(0.1)
+        (folder / "file.bin").write_bytes(CONTENT)
+    waiting.join()
+    assert found == [{"file.bin": LOCAL}] and good.asked == []
+
+
+def test_a_part_that_vanishes_while_it_is_looked_at(folder: Path, good: Mirror) -> None:
+    fetched(folder, good)
+    over = threading.Event()
+
+    def flicker() -> None:  # as where another process gives parts their names
+        while not over.is_set():
+            leave_part(folder, b"x").unlink()
+
+    other = threading.Thread(target=flicker)
+    other.start()
+    try:
+        for _ in range(300):
+            assert get([(remote(good),)], folder, pace=PACE) == {"file.bin": good.url}
+    finally:
+        over.set()
+        other.join()
 
 
 def test_on_a_slow_line_the_offer_that_is_nearly_there_is_completed(folder: Path) -> None:
