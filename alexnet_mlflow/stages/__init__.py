@@ -152,7 +152,7 @@ def data_report(seen: Inspection) -> DataReport:
         figures={
             **baseline_figures(found.baselines, "val"),
             "near_duplicates_across_splits": found.near.count,
-            "test_pictures_with_copy": len(found.seen_test_rows),
+            "leaked_pictures": len(found.seen_test_rows),
         },
         report={**head, "checks": [dataclasses.asdict(one) for one in made], **found.as_dict()},
         plots={

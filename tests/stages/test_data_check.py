@@ -39,7 +39,7 @@ def planted(tmp_path: Path) -> Path:
 def test_what_is_planted_is_found_and_written(planted: Path, tmp_path: Path) -> None:
     result = data_check.run(CheckConfig(dataset=str(planted), out=str(tmp_path / "out")))
     assert result.verdict == "warn" and result.run_id is None
-    assert result.figures["test_pictures_with_copy"] == 3
+    assert result.figures["leaked_pictures"] == 3
     assert result.figures["baseline_pixels_val_accuracy"] == 1.0
     place = tmp_path / "out" / "planted"
     report = json.loads((place / "report.json").read_text())

@@ -23,13 +23,16 @@ def test_a_healthy_net_passes(store: Path, pictures: Path, optimizer: str) -> No
     client, run_id = MlflowClient(), str(result.run_id)
     checks = json.loads(Path(client.download_artifacts(run_id, "checks.json")).read_text())
     assert [check["name"] for check in checks] == [
+        "classes_balanced", "no_duplicates_across", "groups_whole", "labels_plausible",
         "first_loss", "first_epoch_loss", "lr_too_low", "lr_too_high",
     ]
     run = client.get_run(run_id)
     assert run.data.tags["verdict"] == "pass" and run.info.status == "FINISHED"
     assert run.data.metrics["check_first_loss"] == result.figures["first_loss"]
     names = [artifact.path for artifact in client.list_artifacts(run_id, "plots")]
-    assert names == ["plots/augmentation.png"]
+    assert [Path(name).stem for name in names] == [
+        "augmentation", "near_duplicates", "suspect_labels",
+    ]
 
 
 @pytest.mark.parametrize(
