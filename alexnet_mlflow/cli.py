@@ -49,7 +49,7 @@ TYPES: dict[str, click.ParamType[Any]] = {
 # Options that mean something without a value: `--resume` is `--resume=last`.
 FLAG_VALUES = {
     "resume": "last",
-    **dict.fromkeys(("skip_corrupt", "offline", "hard", "allow_missing"), "true"),
+    **dict.fromkeys(("skip_corrupt", "offline", "hard", "allow_missing", "exhaustive", "force"), "true"),
 }
 
 

@@ -26,6 +26,9 @@ class BadInput(ValueError):
 OPTIMIZERS = ("sgd", "adam")
 RECIPES = ("report",)
 DEVICES = ("auto", "cpu", "cuda")
+SAMPLERS = ("random", "tpe", "qmc")
+PRUNERS = ("off", "epoch", "halving")
+ENGINES = ("local", "ray")
 
 
 def _option(default: Any, text: str, choices: tuple[str, ...] = ()) -> Any:
@@ -169,16 +172,25 @@ class SpaceConfig(RunConfig):
 
     trials: int = _option(20, "Coarse draws.")
     fine_trials: int = _option(10, "Fine draws, in the narrowed range.")
+    repeats: int = _option(2, "Trainings of the best trial with other seeds: the noise.")
     lr_low: float = _option(1e-5, "Lowest learning rate of the coarse search.")
     lr_high: float = _option(1e5, "Highest learning rate of the coarse search.")
     weight_decay_low: float = _option(1e-6, "Lowest weight decay of the coarse search.")
     weight_decay_high: float = _option(1e-3, "Highest weight decay of the coarse search.")
+    sampler: str = _option("random", "Who draws; tpe learns from the trials before.", SAMPLERS)
+    prune: str = _option("halving", "When a hopeless trial is cut.", PRUNERS)
+    exhaustive: bool = _option(False, "The report's way: no trial is cut.")
+    force: bool = _option(False, "Go on where a check fails; the run is tagged forced.")
+    storage: str = _option("", "Optuna storage of the trials [else sqlite:///optuna.db].")
+    workers: int = _option(1, "Processes that try points side by side.")
+    engine: str = _option("local", "Where the workers run.", ENGINES)
+    ray_address: str = _option("auto", "The Ray cluster; auto = the one that runs here.")
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _check_positive(self, "trials", "lr_low", "lr_high")
+        _check_positive(self, "trials", "lr_low", "lr_high", "workers")
         _check_positive(self, "weight_decay_low", "weight_decay_high")
-        _check_at_least(self, 0, "fine_trials")
+        _check_at_least(self, 0, "fine_trials", "repeats")
         for name in ("lr", "weight_decay"):
             low, high = getattr(self, f"{name}_low"), getattr(self, f"{name}_high")
             if low >= high:
@@ -196,6 +208,7 @@ class SearchConfig(SpaceConfig):
     stage: ClassVar[str] = "search"
 
     epochs: int | None = _option(None, "Epochs a trial; auto = preset.")
+    study: str = _option("", "Name of the search to join or continue [else made of its options].")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -255,10 +268,11 @@ class BabysitConfig(SpaceConfig):
     optimizer: str = _option("sgd", "The optimizer, or both.", (*OPTIMIZERS, "both"))
     search_epochs: int | None = _option(None, "Epochs a trial; auto = preset.")
     epochs: int | None = _option(None, "Epochs of the final training; auto = preset.")
+    seeds: int = _option(3, "Final trainings of each, where both optimizers are compared.")
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _check_positive(self, "search_epochs", "epochs")
+        _check_positive(self, "search_epochs", "epochs", "seeds")
 
 
 STAGES: dict[str, type[Any]] = {

@@ -22,13 +22,15 @@ PACKAGE = "alexnet_mlflow"
 # A module imports only from what stands before it.
 ORDER = (
     "config", "signals", "data", "augment", "model", "score", "compare", "checks", "train",
-    "checkpoint", "progress", "space", "plots", "track", "registry", "stages", "pipeline", "cli",
+    "probes", "checkpoint", "progress", "space", "prune", "plots", "track", "registry", "study",
+    "engines", "stages", "pipeline", "cli",
 )
 # Libraries that these modules alone may import ...
 ONLY_IN = {
     "mlflow": {"track", "registry"},
     "click": {"cli"},
-    "optuna": {"stages.search"},
+    "optuna": {"study"},
+    "ray": {"engines"},
     "matplotlib": {"plots"},
     "pickle": {"data.cifar10"},
     **dict.fromkeys(("requests", "urllib", "urllib3", "httpx", "http", "ftplib"), {"data.fetch"}),

@@ -30,7 +30,10 @@ from alexnet_mlflow.train import EpochResult
 
 GRID_PICTURES = 12
 _MEASURED: dict[tuple[str, str], Mapping[str, tuple[int, int]]] = {}  # what `beside` knows
-NOT_PARAMETERS = {"data_dir", "device", "resume", "offline"}  # they differ from machine to machine
+# They differ from machine to machine, or hold a password.
+NOT_PARAMETERS = {
+    "data_dir", "device", "resume", "offline", "storage", "workers", "engine", "ray_address",
+}
 
 
 @dataclass(frozen=True)
