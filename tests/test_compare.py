@@ -1,11 +1,12 @@
-"""Wilson's interval against published values and against scipy."""
+"""Intervals against published values, against scipy, and by how often they hold the truth."""
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
-from scipy.stats import binomtest
+from scipy.stats import binomtest, ttest_1samp, ttest_ind
 
-from alexnet_mlflow.compare import wilson
+from alexnet_mlflow.compare import mean_difference, mean_interval, wilson
 
 
 @pytest.mark.parametrize(
@@ -61,3 +62,112 @@ def test_more_confidence_is_a_wider_interval() -> None:
     low, high = wilson(5, 10, 0.9)
     wider_low, wider_high = wilson(5, 10, 0.99)
     assert wider_low < low < high < wider_high
+
+
+# Repeated trainings
+
+Values = tuple[float, ...]
+SAMPLES: list[tuple[Values, Values]] = [
+    ((0.91, 0.93, 0.92), (0.88, 0.94, 0.90)),
+    ((0.5, 0.7), (0.9, 0.1)),
+    ((0.91, 0.93, 0.92, 0.95, 0.90), (0.2, 0.9)),
+    ((0.8, 0.8, 0.8), (0.7, 0.8, 0.75)),  # one does not vary
+    ((1e-9, 2e-9, 4e-9), (1e-9, 1e-9, 2e-9)),
+    ((-3.0, 5.0, 1.0, 40.0), (100.0, 90.0, 120.0)),
+]
+
+
+@pytest.mark.filterwarnings("ignore:Precision loss")  # scipy's, of the one that does not vary
+@pytest.mark.parametrize(("a", "b"), SAMPLES)
+@pytest.mark.parametrize("confidence", [0.8, 0.95, 0.99])
+def test_the_difference_is_scipys(a: Values, b: Values, confidence: float) -> None:
+    found = mean_difference(a, b, confidence)
+    expected = ttest_ind(a, b, equal_var=False)
+    interval = expected.confidence_interval(confidence)
+    assert (found.low, found.high) == pytest.approx((interval.low, interval.high), rel=1e-9)
+    assert found.p_value == pytest.approx(expected.pvalue, rel=1e-9)
+    assert found.shown == (expected.pvalue < 1 - confidence)
+
+
+@pytest.mark.parametrize("values", [a for a, _ in SAMPLES if len(set(a)) > 1])
+@pytest.mark.parametrize("confidence", [0.8, 0.95, 0.99])
+def test_the_mean_is_scipys(values: Values, confidence: float) -> None:
+    mean, low, high = mean_interval(values, confidence)
+    expected = ttest_1samp(values, 0).confidence_interval(confidence)
+    assert (low, high) == pytest.approx((expected.low, expected.high), rel=1e-9)
+    assert mean == pytest.approx(sum(values) / len(values))
+
+
+def test_turned_round_the_difference_changes_its_sign() -> None:
+    a, b = SAMPLES[0]
+    one, other = mean_difference(a, b), mean_difference(b, a)
+    assert (one.mean, one.low, one.high) == (-other.mean, -other.high, -other.low)
+    assert one.p_value == other.p_value
+
+
+@pytest.mark.parametrize(
+    ("n", "spreads", "low", "high"),
+    [
+        (3, (1.0, 1.0), 0.95, 0.98),  # with three equal spreads Welch is known to be cautious
+        (3, (1.0, 3.0), 0.935, 0.975),
+        (5, (1.0, 3.0), 0.935, 0.965),
+    ],
+)
+def test_the_intervals_hold_the_truth_as_often_as_they_say(
+    n: int, spreads: tuple[float, float], low: float, high: float
+) -> None:
+    """2000 simulated comparisons: the share within three standard errors (0.5 points each)."""
+    noise, truth, held, held_mean = np.random.default_rng(0), 0.3, 0, 0
+    for _ in range(2000):
+        a = noise.normal(truth, spreads[0], n).tolist()
+        found = mean_difference(a, noise.normal(0, spreads[1], n).tolist())
+        held += found.low <= truth <= found.high
+        _, least, most = mean_interval(a)
+        held_mean += least <= truth <= most
+    assert low <= held / 2000 <= high
+    assert 0.935 <= held_mean / 2000 <= 0.965
+
+
+def test_what_does_not_vary_shows_no_difference() -> None:
+    """0.1 three times has a mean of exactly 0.1, so that rounding makes no spread."""
+    same = mean_difference([0.1] * 3, [0.1] * 3)
+    assert (same.mean, same.low, same.high, same.p_value) == (0, 0, 0, 1)
+    apart = mean_difference([1.0] * 3, [0.75] * 3)
+    assert (apart.mean, apart.low, apart.high, apart.p_value) == (0.25, 0.25, 0.25, 0)
+    assert not same.shown and not apart.shown
+    assert mean_interval([0.1] * 3) == (0.1, 0.1, 0.1)
+
+
+def test_a_difference_is_shown_where_the_interval_leaves_0_out() -> None:
+    assert mean_difference([0.9, 0.91, 0.92], [0.8, 0.81, 0.82]).shown
+    assert mean_difference([0.8, 0.81, 0.82], [0.9, 0.91, 0.92]).shown
+    assert not mean_difference([0.9, 0.91, 0.92], [0.9, 0.915, 0.92]).shown
+
+
+@pytest.mark.parametrize(
+    ("values", "told"),
+    [
+        ([], "two values or more .*, got 0"),
+        ([0.5], "two values or more .*, got 1"),
+        ([0.5, float("nan")], "finite values"),
+        ([0.5, float("inf")], "finite values"),
+    ],
+)
+def test_values_that_show_no_spread(values: list[float], told: str) -> None:
+    for wrong in (
+        lambda: mean_interval(values),
+        lambda: mean_difference(values, [0.1, 0.2]),
+        lambda: mean_difference([0.1, 0.2], values),
+    ):
+        with pytest.raises(ValueError, match=told):
+            wrong()
+
+
+@pytest.mark.parametrize("confidence", [0.0, 1.0, 1.5, -1.0])
+def test_a_confidence_of_means_that_cannot_be(confidence: float) -> None:
+    for wrong in (
+        lambda: mean_interval([0.1, 0.2], confidence),
+        lambda: mean_difference([0.1, 0.2], [0.1, 0.2], confidence),
+    ):
+        with pytest.raises(ValueError, match="confidence"):
+            wrong()
