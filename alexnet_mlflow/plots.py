@@ -7,26 +7,32 @@ viridis or blue and orange, which people who see no red or green can tell apart.
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
 from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
+from matplotlib.ticker import MaxNLocator
 from torchvision.utils import make_grid
 
 from alexnet_mlflow.augment import Draw, apply, normalise, to_pixels
-from alexnet_mlflow.space import Outcome, Space
+from alexnet_mlflow.space import Narrowed, Outcome, Space
 from alexnet_mlflow.train import EpochResult
 
-TRAIN, VAL = "#1f77b4", "#ff7f0e"
+TRAIN, VAL, LOST = "#1f77b4", "#ff7f0e", "#888888"
 DPI = 110
 SHEET_COLUMNS = 24
 SHOWN = 24  # pairs or suspects of a data check
 GAP = 2  # white pixels between the two pictures of a pair
 INCHES = 1.35  # width of a picture in a grid
 COUNTED_CLASSES = 30  # a confusion matrix of more shows colours only: its counts are unreadable
+TRIAL_LOOKS = {  # outcome: colour, opacity, mark at the curve's end
+    "diverged": (LOST, 0.8, "x"), "pruned": (TRAIN, 0.3, "o"), "completed": (TRAIN, 0.9, "."),
+}
 EXPLODED = 10.0  # a loss of more than this many times ln C needs a logarithmic axis
 
 
@@ -113,36 +119,152 @@ def search(
 ) -> Figure:
     """Learning rate against weight decay, both on log axes, coloured by validation accuracy.
 
-    Diverged trials are crosses; the rectangles are the spaces that were searched.
+    Cut trials are hollow, diverged ones crosses; the rectangles are the spaces that were searched.
     """
-    figure = _figure(8, 4.6, title)
+    figure = _figure(8, 4.8, title)
     axis = figure.subplots()
-    trials = [(item.point, item.val_accuracy) for item in (*coarse, *fine)]
-    found = [accuracy for _, accuracy in trials if accuracy is not None]
-    low, high = (min(found), max(found)) if found else (0.0, 1.0)
-    dots = None
-    for outcomes, marker, name in ((coarse, "o", "coarse"), (fine, "D", "fine")):
-        kept = [(item.point, item.val_accuracy) for item in outcomes]
-        shades = [accuracy for _, accuracy in kept if accuracy is not None]
-        places = [point for point, accuracy in kept if accuracy is not None]
-        if places:
+    found = [item.val_accuracy for item in (*coarse, *fine) if item.val_accuracy is not None]
+    shades = ScalarMappable(Normalize(min(found, default=0.0), max(found, default=1.0)))
+    for outcomes, marker, phase in ((coarse, "o", "coarse"), (fine, "D", "fine")):
+        for cut, name in ((False, phase), (True, f"{phase}, cut")):
+            kept = [item for item in outcomes if item.val_accuracy is not None and item.cut == cut]
+            if not kept:
+                continue
+            colours = shades.to_rgba(np.array([item.val_accuracy for item in kept]))
             dots = axis.scatter(
-                [point.lr for point in places], [point.weight_decay for point in places],
-                c=shades, vmin=low, vmax=high,
-                marker=marker, s=48, edgecolors="black", linewidths=0.5, label=name,
+                [item.point.lr for item in kept], [item.point.weight_decay for item in kept],
+                s=40, marker=marker, label=name, linewidths=1.3 if cut else 0.5,
             )
-    lost = [point for point, accuracy in trials if accuracy is None]
+            dots.set_facecolor("none" if cut else [*map(tuple, colours)])
+            dots.set_edgecolor([*map(tuple, colours)] if cut else "black")
+    lost = [item.point for item in (*coarse, *fine) if item.val_accuracy is None]
     if lost:
         axis.scatter([point.lr for point in lost], [point.weight_decay for point in lost],
-                     marker="x", color="#888888", s=36, label="diverged")
+                     marker="x", color=LOST, s=36, label="diverged")
     for space in spaces:
         lr, decay = space.lr, space.weight_decay
         corner, width, height = (lr.low, decay.low), lr.high - lr.low, decay.high - decay.low
         axis.add_patch(Rectangle(corner, width, height, fill=False, linestyle="--", color="grey"))
     axis.set(xscale="log", yscale="log", xlabel="learning rate", ylabel="weight decay")
-    axis.legend(loc="upper left", bbox_to_anchor=(0, -0.15), ncols=3, frameon=False)
-    if dots is not None:
-        figure.colorbar(dots, ax=axis, label="best validation accuracy")
+    axis.legend(loc="upper left", bbox_to_anchor=(0, -0.15), ncols=5, frameon=False, fontsize=9)
+    if found:
+        figure.colorbar(shades, ax=axis, label="best validation accuracy")
+    return figure
+
+
+def narrowing(
+    space: Space, narrowed: Narrowed | None, outcomes: Sequence[Outcome], title: str
+) -> Figure:
+    """The evidence for the fine range: accuracy over each rate, the bar, the range shaded.
+
+    narrowed: None where no trial did better than chance; space: what was searched.
+    Cut trials are hollow; diverged ones are crosses at the foot, since they have no accuracy. Over
+    weight decay the trials outside the fine range of lr are faint: they say nothing there.
+    """
+    figure = _figure(9, 4.0, title)
+    left, right = figure.subplots(1, 2, sharey=True)
+    best = max((item.val_accuracy or 0.0 for item in outcomes), default=0.0)
+    top = min(1.04, 1.25 * best) if best else 1.04
+    lr = narrowed.space.lr if narrowed is not None else space.lr
+    aside = [item for item in outcomes if not lr.low <= item.point.lr <= lr.high]
+    beside = [item for item in outcomes if lr.low <= item.point.lr <= lr.high]
+    for axis, rate, name in (
+        (left, "lr", "learning rate"), (right, "weight_decay", "weight decay"),
+    ):
+        if axis is left:
+            _mark_outcomes(axis, outcomes, rate, top)
+        else:
+            _mark_outcomes(axis, beside, rate, top)
+            _mark_outcomes(axis, aside, rate, top, alpha=0.25)
+        searched = getattr(space, rate)
+        ends = [searched.low, searched.high]
+        if narrowed is not None:
+            fine = getattr(narrowed.space, rate)
+            axis.axvspan(fine.low, fine.high, color=TRAIN, alpha=0.12, label="fine range")
+            axis.axhline(narrowed.bar, color="grey", linestyle="--", label="half way to the best")
+            ends += [fine.low, fine.high]
+        for end in (searched.low, searched.high):
+            axis.axvline(end, color="grey", linestyle=":", linewidth=1)
+        axis.set(xscale="log", xlabel=name, xlim=(min(ends) / 1.6, max(ends) * 1.6))
+        axis.set_ylim(-0.08 * top, top)
+        axis.grid(alpha=0.3)
+    left.set_ylabel("best validation accuracy")
+    handles, labels = left.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=5, frameon=False, fontsize=9)
+    return figure
+
+
+def _mark_outcomes(
+    axis: Axes, outcomes: Sequence[Outcome], rate: str, top: float, alpha: float = 1.0
+) -> None:
+    """Accuracy over one rate: dots, hollow where a trial was cut, crosses where it diverged.
+
+    top: the upper end of the accuracy's axis; the crosses stand just below 0.
+    """
+    for cut, name in ((False, "completed"), (True, "cut")):
+        kept = [item for item in outcomes if item.val_accuracy is not None and item.cut == cut]
+        if kept:
+            axis.scatter(
+                [getattr(item.point, rate) for item in kept],
+                np.array([item.val_accuracy for item in kept], dtype=np.float64),
+                s=30, label=name, zorder=3, alpha=alpha, edgecolors=TRAIN,
+                facecolors="white" if cut else TRAIN,
+            )
+    lost = [getattr(item.point, rate) for item in outcomes if item.val_accuracy is None]
+    if lost:
+        foot = [-0.04 * top] * len(lost)
+        axis.scatter(lost, foot, marker="x", color=LOST, s=30, alpha=alpha, label="diverged")
+
+
+def trial_curves(curves: Sequence[tuple[str, Sequence[float]]], title: str) -> Figure:
+    """Validation accuracy of every trial over its epochs; cut ones faded, the best highlighted.
+
+    curves: (outcome, accuracy of epochs 1, 2, ...) a trial; the outcome is completed, pruned or
+    diverged. A diverged trial can be empty, and is never the best.
+    """
+    figure = _figure(8, 4.4, title)
+    axis = figure.subplots()
+    sound = [values for outcome, values in curves if outcome != "diverged" and len(values)]
+    best = max(sound, key=max, default=None)
+    for outcome, (colour, alpha, mark) in TRIAL_LOOKS.items():
+        kept = [values for name, values in curves if name == outcome]
+        for values in kept:
+            if values is not best:
+                axis.plot(range(1, len(values) + 1), values, color=colour, alpha=alpha, linewidth=1)
+            end = (len(values), values[-1]) if len(values) else (1, 0.0)
+            axis.plot(*end, color=colour, alpha=alpha, marker=mark, markersize=5)
+        if kept:
+            label = f"{outcome}: {len(kept)}"
+            axis.plot([], [], color=colour, alpha=alpha, marker=mark, label=label)
+    if best is not None:
+        at = int(np.argmax(best))
+        axis.plot(range(1, len(best) + 1), best, color=VAL, linewidth=2.2, zorder=4)
+        axis.plot(at + 1, best[at], color=VAL, marker="*", markersize=13, zorder=5,
+                  label=f"best: {best[at]:.1%}, epoch {at + 1}")
+    longest = max((len(values) for _, values in curves), default=1)
+    top = min(1.03, 1.25 * max(best)) if best is not None and max(best) > 0 else 1.03
+    axis.set(xlabel="epoch", ylabel="validation accuracy", ylim=(-0.03 * top, top))
+    axis.set_xlim(0.5, max(longest, 1) + 0.5)
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    axis.grid(alpha=0.3)
+    if curves:
+        axis.legend(loc="upper left", bbox_to_anchor=(0, -0.15), ncols=4, frameon=False, fontsize=9)
+    return figure
+
+
+def importances(shares: Mapping[str, float], title: str) -> Figure:
+    """How much of the spread of the accuracies each parameter explains, a fraction, as bars."""
+    figure = _figure(7, 1.3 + 0.42 * max(1, len(shares)), title)
+    axis = figure.subplots()
+    names = sorted(shares, key=lambda name: shares[name])
+    axis.barh([_lines(name, 30) for name in names], [shares[name] for name in names], color=TRAIN)
+    for row, name in enumerate(names):
+        axis.text(shares[name] + 0.01, row, f"{shares[name]:.0%}", va="center", fontsize=9)
+    if not shares:
+        axis.text(0.5, 0.5, "none", ha="center", va="center", transform=axis.transAxes)
+        axis.set_yticks([])
+    axis.set(xlim=(0, 1.1), xlabel="share of the spread in validation accuracy")
+    axis.set_xticks(np.linspace(0, 1, 6))
     return figure
 
 

@@ -13,7 +13,7 @@ from PIL import Image
 
 from alexnet_mlflow import plots
 from alexnet_mlflow.augment import draw
-from alexnet_mlflow.space import Outcome, Point, Range, Space, draws
+from alexnet_mlflow.space import Narrowed, Outcome, Point, Range, Space, draws
 from alexnet_mlflow.train import EpochResult
 
 SPACE = Space(Range(1e-5, 1e5), Range(1e-6, 1e-3))
@@ -135,6 +135,92 @@ def test_search(
     assert axis.get_xscale() == axis.get_yscale() == "log"
 
 
+def test_cut_trials_of_a_search_are_hollow() -> None:
+    tried = [Outcome(Point(1e-2, 1e-4), 0.3, cut=True), Outcome(Point(1e-1, 1e-4), 0.5)]
+    figure = plots.search(tried, tried[:1], [SPACE], "search, Pets, sgd")
+    inside(figure)
+    names = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
+    assert names == ["coarse", "coarse, cut", "fine, cut"]
+    whole, cut, _ = figure.axes[0].collections
+    assert len(whole.get_facecolor()) == 1 and len(cut.get_facecolor()) == 0
+    assert not np.array_equal(whole.get_facecolor(), cut.get_edgecolor())  # by accuracy
+
+
+NARROWED = Narrowed(FINE, "because", 0.4)
+CUT = [Outcome(Point(1e-3, 1e-4), 0.2, cut=True)]
+
+
+@pytest.mark.parametrize(
+    ("tried", "found", "names"),
+    [
+        (outcomes(SPACE, 20, 1.0) + CUT, NARROWED,
+         ["completed", "cut", "diverged", "fine range", "half way to the best"]),
+        (outcomes(SPACE, 20, 0.0), None, ["diverged"]),
+        ([Outcome(Point(1e-2, 1e-4), 0.0)], None, ["completed"]),
+        (outcomes(SPACE, 200, 1.0), NARROWED,
+         ["completed", "diverged", "fine range", "half way to the best"]),
+        ([], None, []),
+    ],
+    ids=["all kinds", "all diverged", "one at nothing", "many", "none"],
+)
+def test_narrowing(tried: list[Outcome], found: Narrowed | None, names: list[str]) -> None:
+    figure = plots.narrowing(SPACE, found, tried, "search, Pets, sgd: narrowing")
+    inside(figure)
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == names
+    for axis in figure.axes:
+        assert axis.get_xscale() == "log"
+        assert sum(len(dots.get_offsets()) for dots in axis.collections) == len(tried)
+        heights = [height for dots in axis.collections for _, height in dots.get_offsets()]
+        low, high = axis.get_ylim()
+        assert all(low < height < high for height in heights)
+    low, high = figure.axes[0].get_xlim()
+    assert low < SPACE.lr.low and SPACE.lr.high < high
+
+
+def test_a_range_beyond_what_was_searched_is_shown_whole() -> None:
+    wide = Narrowed(Space(Range(1e-6, 1e-1), Range(1e-6, 1e-2)), "because", 0.4)
+    figure = plots.narrowing(SPACE, wide, outcomes(SPACE, 20, 1.0), "search")
+    assert figure.axes[0].get_xlim()[0] < 1e-6
+    assert figure.axes[1].get_xlim()[1] > 1e-2
+
+
+def curve(length: int, end: float) -> list[float]:
+    return [end * epoch / length for epoch in range(1, length + 1)]
+
+
+@pytest.mark.parametrize(
+    ("curves", "names"),
+    [
+        ([("completed", curve(10, 0.9)), ("pruned", curve(3, 0.4)), ("diverged", []),
+          ("diverged", [0.1, 0.95])],
+         ["diverged: 2", "pruned: 1", "completed: 1", "best: 90.0%, epoch 10"]),
+        ([("diverged", [])] * 20, ["diverged: 20"]),
+        ([("completed", [0.5])], ["completed: 1", "best: 50.0%, epoch 1"]),
+        ([("pruned", curve(1, 0.6)), ("completed", curve(5, 0.5))],
+         ["pruned: 1", "completed: 1", "best: 60.0%, epoch 1"]),
+        ([("completed", curve(10, 0.15))] * 100, ["completed: 100", "best: 15.0%, epoch 10"]),
+    ],
+    ids=["all kinds", "all diverged", "one epoch", "a cut one is best", "many"],
+)
+def test_trial_curves(curves: list[tuple[str, list[float]]], names: list[str]) -> None:
+    figure = plots.trial_curves(curves, "search, Pets, sgd")
+    inside(figure)
+    assert [text.get_text() for text in figure.axes[0].get_legend().get_texts()] == names
+
+
+def test_trial_curves_of_no_trial() -> None:
+    drawn(plots.trial_curves([], "search, Pets, sgd"))
+
+
+@pytest.mark.parametrize(
+    "shares", [{"lr": 0.93, "weight_decay": 0.07}, {"lr": 1.0}, {}, {AWKWARD: 0.5, "lr": 0.5}]
+)
+def test_importances(shares: dict[str, float]) -> None:
+    figure = plots.importances(shares, "search, Pets, sgd")
+    inside(figure)
+    assert [bar.get_width() for bar in figure.axes[0].patches] == sorted(shares.values())
+
+
 @pytest.mark.parametrize("classes", [2, 10, 30])
 def test_confusion(classes: int) -> None:
     matrix = np.random.default_rng(0).integers(0, 300, (classes, classes))
@@ -194,6 +280,9 @@ def test_awkward_names_are_shown_as_they_are_and_stay_inside() -> None:
         plots.roc_and_pr(labels, np.array([0.9, 0.2]), AWKWARD, title),
         plots.curves(HISTORIES["learns"], title, 2),
         plots.search(outcomes(SPACE, 5, 1.0), [], [SPACE], title),
+        plots.narrowing(SPACE, NARROWED, outcomes(SPACE, 5, 1.0), title),
+        plots.trial_curves([("completed", [0.5])], title),
+        plots.importances({"lr": 1.0}, title),
         plots.augmentation(images, draw(1, torch.Generator().manual_seed(0)), title),
     ]
     for figure in figures:
