@@ -11,7 +11,7 @@ has the accuracy of chance, and the loss falls there first. A trial's lowest los
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from alexnet_mlflow.config import PRUNERS
 
@@ -19,6 +19,7 @@ RULES = PRUNERS
 ETA = 3
 
 Curve = Sequence[tuple[float, float]]  # (validation accuracy, validation loss) of epochs 1, 2, ...
+Standing = Callable[[Curve], tuple[float, ...]]  # of a curve so far; the larger is the better
 
 
 def hopeless(rule: str, curve: Curve, others: Sequence[Curve], epochs: int, chance: float) -> bool:
@@ -29,27 +30,32 @@ def hopeless(rule: str, curve: Curve, others: Sequence[Curve], epochs: int, chan
     """
     assert rule in RULES, f"no rule {rule}"
     done = len(curve)
-    if done not in rungs(rule, epochs):
+    if rule == "off" or done not in rungs(epochs, ETA) or rule == "epoch" and done > 1:
         return False
-    mine = _standing(curve)
-    better = sum(_standing(other[:done]) < mine for other in others if len(other) >= done)
-    reached = 1 + sum(len(other) >= done for other in others)
-    return better >= max(1, reached // ETA)
+    return outranked(curve, others, ETA, lowest_loss)
 
 
-def rungs(rule: str, epochs: int) -> tuple[int, ...]:
-    """The epochs after which the rule looks; the last epoch is none of them."""
-    if rule == "off":
-        return ()
-    if rule == "epoch":
-        return (1,) if epochs > 1 else ()
-    found, rung = list[int](), 1
+def rungs(epochs: int, eta: int, first: int = 1) -> tuple[int, ...]:
+    """The epochs after which halving looks; the last epoch is none of them."""
+    found, rung = list[int](), first
     while rung < epochs:
         found.append(rung)
-        rung *= ETA
+        rung *= eta
     return tuple(found)
 
 
-def _standing(curve: Curve) -> float:
-    """The lowest loss so far: lower is better."""
-    return min(loss for _, loss in curve)
+def outranked(curve: Curve, others: Sequence[Curve], eta: int, standing: Standing) -> bool:
+    """Is the curve not among the best 1/eta (at least one) of those that came as far?"""
+    done = len(curve)
+    reached = [standing(other[:done]) for other in others if len(other) >= done]
+    better = sum(other > standing(curve) for other in reached)
+    return better >= max(1, (1 + len(reached)) // eta)
+
+
+def lowest_loss(curve: Curve) -> tuple[float, ...]:
+    return (-min(loss for _, loss in curve),)
+
+
+def highest_accuracy(curve: Curve) -> tuple[float, ...]:
+    """The accuracy of the best epoch; among equals the loss decides."""
+    return max((accuracy, -loss) for accuracy, loss in curve)
