@@ -2,8 +2,11 @@
 
 `epoch` cuts once, after the first epoch; `halving` is asynchronous successive halving (arXiv
 1810.05934), which cuts at rungs, epochs 1, ETA, ETA^2, ...: a trial goes on while it belongs to the
-best 1/ETA of all trials that came as far. Nothing else is read, no clock and no random number, so
-that a search that was killed decides the same again.
+best 1/ETA of all trials that came as far. Its first trials have nobody to be compared with, so two
+signs are enough to cut anywhere: a loss that exploded (for `epoch`, too), and an accuracy at chance
+with a loss that does not move. Nothing but the arguments is read, no clock and no random number,
+and of the others only what they did by the same epoch, so that a killed search decides the same
+again.
 
 At a rung the validation loss decides, not the accuracy: SGD begins on a plateau where every trial
 has the accuracy of chance, and the loss falls there first. A trial's lowest loss so far counts.
@@ -17,6 +20,9 @@ from alexnet_mlflow.config import PRUNERS
 
 RULES = PRUNERS
 ETA = 3
+EXPLODED_LOSS = 100.0  # nats: Adam at rates above 10 on FDDB stands at 1e25 and more
+MOVED = 0.01  # of the first epoch's loss
+PATIENCE = 5
 
 Curve = Sequence[tuple[float, float]]  # (validation accuracy, validation loss) of epochs 1, 2, ...
 Standing = Callable[[Curve], tuple[float, ...]]  # of a curve so far; the larger is the better
@@ -30,9 +36,27 @@ def hopeless(rule: str, curve: Curve, others: Sequence[Curve], epochs: int, chan
     """
     assert rule in RULES, f"no rule {rule}"
     done = len(curve)
-    if rule == "off" or done not in rungs(epochs, ETA) or rule == "epoch" and done > 1:
+    if rule == "off" or done >= epochs or rule == "epoch" and done > 1:
         return False
-    return outranked(curve, others, ETA, lowest_loss)
+    if min(loss for _, loss in curve) > EXPLODED_LOSS:
+        return True
+    if done in rungs(epochs, ETA) and outranked(curve, others, ETA, lowest_loss):
+        return True
+    return done > 1 and stuck(curve, others, epochs, chance)
+
+
+def stuck(curve: Curve, others: Sequence[Curve], epochs: int, chance: float) -> bool:
+    """At chance, and at the last epoch's pace the loss will not have moved at the end?
+
+    No, where PATIENCE others stayed at chance by this epoch and none learnt: such data need long.
+    """
+    done = len(curve)
+    learnt = [max(accuracy for accuracy, _ in other[:done]) > chance for other in (curve, *others)]
+    if learnt[0] or len(others) >= PATIENCE and not any(learnt):
+        return False
+    lowest_before = min(loss for _, loss in curve[:-1])
+    fall = (lowest_before - curve[-1][1]) * (epochs - done)
+    return fall < MOVED * curve[0][1]
 
 
 def rungs(epochs: int, eta: int, first: int = 1) -> tuple[int, ...]:

@@ -6,12 +6,13 @@
 The second form makes a record: STORE, the search's RUN, the CHANCE of the validation split (share
 of its most frequent class), FILE. A record holds every trial's validation curve; the first form
 replays the rules on all of them. A trial that is cut keeps its curve so far; the next ones are
-judged by it. Coarse and fine trials stay apart, in many random orders each; the fine range is the
-recorded one, so that what pruning does to narrowing is not seen here.
+judged by it. Coarse and fine trials stay apart, in many random orders each; the fine trials are the
+recorded ones. What pruning does to narrowing is seen in the last figure alone.
 
 spent: epochs / epochs of the exhaustive search, each diverged trial's included (they end in their
 first epoch, whatever the rule). regret: exhaustive best - best found, cut trials' epochs included,
-in points of validation accuracy. kept: the share of the orders without any regret.
+in points of validation accuracy. inside: the share of the orders in which the fine range narrowed
+from the coarse trials, cut ones among them, holds the learning rate of the exhaustive best.
 """
 
 from __future__ import annotations
@@ -39,6 +40,7 @@ from alexnet_mlflow.prune import (
     outranked,
     rungs,
 )
+from alexnet_mlflow.space import Outcome, Point, Range, Space, narrow
 
 RECORDS = Path(__file__).resolve().parent / "records"
 Rule = Callable[[Curve, Sequence[Curve], int, float], bool]
@@ -50,8 +52,16 @@ class Trial:
 
     phase: str
     outcome: str
+    point: Point
     epochs: int
     curve: tuple[tuple[float, float], ...]
+
+    def after(self, epochs: int) -> Outcome:
+        """What narrowing would see of it after so many epochs."""
+        if self.outcome == "diverged":
+            return Outcome(self.point, None)
+        best = max(accuracy for accuracy, _ in self.curve[:epochs])
+        return Outcome(self.point, best, cut=epochs < self.epochs)
 
 
 @dataclass(frozen=True)
@@ -61,6 +71,7 @@ class Search:
     name: str
     epochs: int
     chance: float
+    space: Space
     trials: tuple[Trial, ...]
 
     @property
@@ -68,8 +79,12 @@ class Search:
         return sum(trial.epochs for trial in self.trials)
 
     @property
+    def winner(self) -> Trial:
+        return max(sound(self.trials), key=lambda trial: max(trial.curve))
+
+    @property
     def best(self) -> float:
-        return max(accuracy for trial in sound(self.trials) for accuracy, _ in trial.curve)
+        return max(self.winner.curve)[0]
 
 
 def sound(trials: Sequence[Trial]) -> list[Trial]:
@@ -79,11 +94,13 @@ def sound(trials: Sequence[Trial]) -> list[Trial]:
 def read(path: Path) -> Search:
     record = json.loads(path.read_text())
     trials = tuple(
-        Trial(row["phase"], row["outcome"], row["epochs"], tuple(map(tuple, row["curve"])))
+        Trial(row["phase"], row["outcome"], Point(row["lr"], row["weight_decay"]), row["epochs"],
+              tuple((accuracy, loss) for accuracy, loss in row["curve"]))
         for row in record["trials"]
     )
     name = f"{record['dataset']} {record['optimizer']}"
-    return Search(name, record["epochs"], record["chance"], trials)
+    space = Space(Range(*record["lr"]), Range(*record["weight_decay"]))
+    return Search(name, record["epochs"], record["chance"], space, trials)
 
 
 @dataclass(frozen=True)
@@ -92,29 +109,31 @@ class Replay:
 
     spent: float  # of the exhaustive epochs
     regret: float  # points of validation accuracy
+    inside: bool  # the fine range would hold the exhaustive best
 
 
 def replay(search: Search, rule: Rule, seed: int) -> Replay:
     """The search in a random order, each trial judged after each epoch."""
     rng = np.random.default_rng(seed)
     seen: list[Curve] = []
-    spent, best = 0, 0.0
-    for phase in ("coarse", "fine"):
+    outcomes: dict[str, list[Outcome]] = {"coarse": [], "fine": []}
+    spent = 0
+    for phase, tried in outcomes.items():
         trials = [trial for trial in search.trials if trial.phase == phase]
         for place in rng.permutation(len(trials)):
             trial = trials[place]
-            if trial.outcome == "diverged":
-                spent += trial.epochs
-                continue
-            done = next(
-                (end for end in range(1, trial.epochs)
-                 if rule(trial.curve[:end], seen, search.epochs, search.chance)),
-                trial.epochs,
-            )
-            seen.append(trial.curve[:done])
+            done = trial.epochs
+            if trial.outcome != "diverged":
+                done = next((end for end in range(1, done) if rule(
+                    trial.curve[:end], seen, search.epochs, search.chance)), done)
+                seen.append(trial.curve[:done])
             spent += done
-            best = max(best, *(accuracy for accuracy, _ in trial.curve[:done]), 0.0)
-    return Replay(spent / search.spent, 100 * (search.best - best))
+            tried.append(trial.after(done))
+    best = max(item.val_accuracy or 0.0 for tried in outcomes.values() for item in tried)
+    narrowed = narrow(search.space, outcomes["coarse"], search.chance)
+    lr = narrowed.space.lr if narrowed else search.space.lr
+    inside = lr.low <= search.winner.point.lr <= lr.high
+    return Replay(spent / search.spent, 100 * (search.best - best), inside)
 
 
 def halving(
@@ -143,7 +162,7 @@ def summary(search: Search, rule: Rule, orders: int) -> dict[str, float]:
     return {
         "spent": statistics.mean(one.spent for one in every),
         "regret": statistics.mean(one.regret for one in every),
-        "kept": statistics.mean(one.regret <= 0 for one in every),
+        "inside": statistics.mean(one.inside for one in every),
     }
 
 
@@ -178,6 +197,8 @@ def export(store: str, run: str, chance: float, out: Path) -> None:
         **{name: tags[name] for name in ("dataset", "optimizer", "seed", "data_digest")},
         "git_commit": tags["git_commit"], "limit": int(params["limit"]),
         "epochs": int(params["epochs"]), "chance": chance,
+        "lr": [float(params["lr_low"]), float(params["lr_high"])],
+        "weight_decay": [float(params["weight_decay_low"]), float(params["weight_decay_high"])],
     }
     rows = ",\n".join(json.dumps(trial) for trial in trials)
     out.write_text(f'{json.dumps(head)[:-1]}, "trials": [\n{rows}\n]}}\n')
@@ -201,7 +222,9 @@ def main(orders: int, exported: tuple[str, str, float, Path] | None) -> None:
     click.echo("|---|" + "---|" * len(searches))
     for name, rule in rules():
         cells = [summary(search, rule, orders) for search in searches]
-        texts = [f"{cell['spent']:.0%}, {cell['regret']:.2f}, {cell['kept']:.0%}" for cell in cells]
+        texts = [
+            f"{cell['spent']:.0%}, {cell['regret']:.2f}, {cell['inside']:.0%}" for cell in cells
+        ]
         click.echo(f"| {name} | " + " | ".join(texts) + " |")
 
 

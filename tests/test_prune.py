@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from alexnet_mlflow.prune import RULES, hopeless, rungs
+from alexnet_mlflow.prune import PATIENCE, RULES, hopeless, rungs, stuck
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "benchmarks"))
 
@@ -92,6 +92,29 @@ def test_only_what_the_others_did_by_then_counts(rule: str) -> None:
         assert hopeless(rule, mine, shuffled, epochs, CHANCE) == decision
         cuts += decision
     assert (cuts > 100) == (rule != "off")
+
+
+@pytest.mark.parametrize("rule", ["epoch", "halving"])
+def test_an_exploded_loss_is_cut_even_alone(rule: str) -> None:
+    """Adam at lr 11.7 on FDDB: 76.5 % after one epoch, and a loss of 2e25."""
+    assert hopeless(rule, curve(2e25, accuracy=0.765), [], EPOCHS, 0.5)
+    assert not hopeless(rule, curve(99.0, accuracy=0.765), [], EPOCHS, 0.5)
+
+
+def test_a_loss_that_does_not_move_is_cut_even_alone() -> None:
+    """SGD on FDDB, lr 2.2e-4: it stays at 50 %; lr 4.4e-3 comes to 91.5 %."""
+    assert hopeless("halving", curve(0.693143, 0.693072, accuracy=0.5), [], EPOCHS, 0.5)
+    assert not hopeless("halving", curve(0.691948, 0.687668, accuracy=0.5), [], EPOCHS, 0.5)
+    assert not hopeless("halving", curve(0.693143, 0.693072, accuracy=0.6), [], EPOCHS, 0.5)
+    assert not hopeless("epoch", curve(0.693143, 0.693072, accuracy=0.5), [], EPOCHS, 0.5)
+
+
+def test_where_nobody_leaves_the_plateau_a_trial_gets_its_time() -> None:
+    still = curve(0.693143, 0.693072, accuracy=0.5)
+    others = [still] * PATIENCE
+    assert stuck(still, others[1:], EPOCHS, 0.5)
+    assert not stuck(still, others, EPOCHS, 0.5)
+    assert stuck(still, [*others, curve(0.69, 0.6, accuracy=0.7)], EPOCHS, 0.5)
 
 
 def test_on_the_plateau_the_loss_decides() -> None:
