@@ -330,7 +330,7 @@ def test_the_optimum_lies_in_the_fine_range(sampler: str, prune: bool) -> None:
         decay_decades.append(math.log10(decay.high / decay.low))
     assert kept >= 195
     assert np.median(lr_decades) <= 3.1  # of ten
-    assert np.quantile(lr_decades, 0.9) <= 4.5
+    assert np.quantile(lr_decades, 0.9) <= 4.6
     assert np.median(decay_decades) <= 3.0  # of three: 20 draws seldom tell more
 
 
