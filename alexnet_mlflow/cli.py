@@ -18,9 +18,8 @@ from typing import Any, NoReturn
 import click
 
 from alexnet_mlflow import __version__
-from alexnet_mlflow.config import DATA_COMMANDS, STAGES, BadInput, option_name
+from alexnet_mlflow.config import AUTO, DATA_COMMANDS, STAGES, BadInput, option_name, option_text
 
-AUTO = "auto"
 STOPPED = {signal.SIGINT: 130, signal.SIGTERM: 143}
 
 
@@ -47,17 +46,8 @@ TYPES: dict[str, click.ParamType[Any]] = {
 }
 
 # Options that mean something without a value: `--resume` is `--resume=last`.
-FLAG_VALUES = {
-    "resume": "last",
-    **dict.fromkeys(("skip_corrupt", "offline", "hard", "allow_missing", "exhaustive", "force"), "true"),
-}
-
-
-def default_text(value: Any) -> str:
-    """A default as MLproject and the help write it."""
-    if value is None:
-        return AUTO
-    return str(value).lower() if isinstance(value, bool) else str(value)
+FLAGS = ("skip_corrupt", "offline", "hard", "allow_missing", "exhaustive", "force")
+FLAG_VALUES = {"resume": "last", **dict.fromkeys(FLAGS, "true")}
 
 
 def options_of(config: type[Any]) -> list[click.Option]:
@@ -72,7 +62,7 @@ def options_of(config: type[Any]) -> list[click.Option]:
         option = click.Option(
             [option_name(item.name)],
             type=kind,
-            default=default_text(item.default),
+            default=option_text(item.default),
             show_default=True,
             help=item.metadata["help"],
             **extra,

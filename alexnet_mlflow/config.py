@@ -23,6 +23,7 @@ class BadInput(ValueError):
     """The user's mistake: one sentence with the rule, the value and the way out. Exit code 2."""
 
 
+AUTO = "auto"  # None on the command line: the preset or an earlier run decides
 OPTIMIZERS = ("sgd", "adam")
 RECIPES = ("report",)
 DEVICES = ("auto", "cpu", "cuda")
@@ -38,6 +39,13 @@ def _option(default: Any, text: str, choices: tuple[str, ...] = ()) -> Any:
 def option_name(field_name: str) -> str:
     """`val_fraction` -> `--val-fraction`."""
     return "--" + field_name.replace("_", "-")
+
+
+def option_text(value: Any) -> str:
+    """A value as the command line, MLproject and the help write it."""
+    if value is None:
+        return AUTO
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _instead(config: object, name: str) -> str:

@@ -30,6 +30,47 @@ def shown(results: Iterable[EpochResult], epochs: int, label: str) -> Iterator[E
             yield result
 
 
+class Trials:
+    """A search as a person watches it: one bar on a terminal, a line a trial elsewhere.
+
+    most: how many trials there may be. A context; what was finished before does not count as done
+    in this time.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._terminal = sys.stderr.isatty()
+        self._bar = tqdm(total=most, unit="trial", leave=False, disable=not self._terminal)
+        self._told = ""
+        self._begun = False
+
+    def __enter__(self) -> Trials:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.close()
+
+    def at(self, done: int, pruned: int, diverged: int, best: float | None) -> None:
+        """So many trials have ended, by whomever."""
+        found = "none has learnt yet" if best is None else f"best {best:.2%}"
+        self._told = f"{found}, {pruned} cut, {diverged} diverged"
+        if self._begun:
+            self._bar.update(done - self._bar.n)
+        else:
+            self._bar.initial = self._bar.n = done
+            self._begun = True
+        self._bar.set_postfix_str(self._told)
+
+    def epoch(self, name: str, result: EpochResult, epochs: int) -> None:
+        """One more epoch of the trial that this process trains."""
+        self._bar.set_description_str(f"{name} {result.epoch}/{epochs}")
+        self._bar.set_postfix_str(self._told)
+
+    def ended(self, name: str, outcome: str, last: EpochResult) -> None:
+        """A trial of this process has ended."""
+        if not self._terminal:
+            say(f"{name}  {outcome} after epoch {last.epoch}  {_figures(last)}  ({self._told})")
+
+
 def _figures(result: EpochResult) -> str:
     if result.diverged:
         return f"diverged at step {result.diverged_at_step}  lr {result.learning_rate:.3g}"

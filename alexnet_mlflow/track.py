@@ -20,13 +20,13 @@ import re
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from alexnet_mlflow import signals
 from alexnet_mlflow.config import BadInput
 from alexnet_mlflow.data import Splits
+from alexnet_mlflow.runs import FoundRun, LoggedModel, NullTracker, Tracker
 from alexnet_mlflow.train import EpochResult
 
 if TYPE_CHECKING:
@@ -43,95 +43,6 @@ SAFE = {
 }
 # A store that is away is told in seconds at the start, not after MLflow's four minutes.
 IMPATIENT = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}
-
-
-@dataclass(frozen=True)
-class FoundRun:
-    """A run as it is read back."""
-
-    run_id: str
-    params: dict[str, str]
-    metrics: dict[str, float]
-    tags: dict[str, str]
-
-
-@dataclass(frozen=True)
-class LoggedModel:
-    """A model that was logged: `uri` loads it, `model_id` links metrics to it."""
-
-    uri: str
-    model_id: str
-
-
-class NullTracker:
-    """One run as the stages see it, with tracking switched off: nothing is written or found.
-
-    MlflowTracker does the same things for real, and is one of these.
-    """
-
-    run_id: str | None = None
-
-    @contextmanager
-    def child(
-        self, name: str, tags: Mapping[str, object], run_id: str | None = None
-    ) -> Iterator[Tracker]:
-        """A run below this one; `run_id` reopens one that was interrupted."""
-        yield self
-
-    def params(self, values: Mapping[str, object]) -> None:
-        """Log parameters; what the runner has logged already is left alone."""
-
-    def tags(self, values: Mapping[str, object]) -> None:
-        """Set tags."""
-
-    def mark(self, run_id: str, values: Mapping[str, object]) -> None:
-        """Set tags on another run."""
-
-    def metrics(
-        self, values: Mapping[str, float], step: int = 0,
-        model: LoggedModel | None = None, data: tuple[str, str] | None = None,
-    ) -> None:
-        """One call. `model` and `data` (name, digest) link the figures to what they describe."""
-
-    def figure(self, figure: Figure, path: str) -> None:
-        """Keep a matplotlib figure as an artifact."""
-
-    def json(self, value: object, path: str) -> None:
-        """Keep a value as JSON; ValueError for nan or inf."""
-
-    def text(self, value: str, path: str) -> None:
-        """Keep a text file."""
-
-    def file(self, file: Path, folder: str = "") -> None:
-        """Keep a copy of a file."""
-
-    def dataset(self, data: Splits, context: str) -> None:
-        """Log the data set as an input of the run; context: training, testing."""
-
-    def model(self, model: nn.Module, example: Tensor) -> LoggedModel | None:
-        """Log a module that lies on the CPU, in evaluation mode, as torch.export's pt2 (no pickle).
-
-        example: (N >= 2, 3, 32, 32) float32, 0..1; with one picture the batch would be fixed at 1.
-        """
-        return None
-
-    def fail(self) -> None:
-        """The run will end as FAILED, though nothing was raised: a gate said no."""
-
-    def steps(self, metric: str) -> set[int]:
-        """The steps at which this run has the metric already."""
-        return set()
-
-    def latest(self, **tags: str) -> FoundRun | None:
-        """The newest FINISHED run of this experiment with all these tags."""
-        return None
-
-    def found(self, run_id: str) -> FoundRun | None:
-        """A run by its id; None where there is none."""
-        return None
-
-
-Tracker = NullTracker
 
 
 def connect() -> Tracker:
@@ -197,6 +108,8 @@ def _environment(values: Mapping[str, str]) -> Iterator[None]:
 class MlflowTracker(NullTracker):
     """A run in MLflow; with `run_id` None, the place where top-level runs begin."""
 
+    stores = True
+
     def __init__(self, client: MlflowClient, experiment_id: str, run_id: str | None) -> None:
         self._client = client
         self._experiment_id = experiment_id
@@ -222,11 +135,12 @@ class MlflowTracker(NullTracker):
                 run_id=run_id or runner,
                 run_name=name if runner is None or self._unnamed(runner) else None,
                 nested=self.run_id is not None,
+                parent_run_id=self.run_id,
                 experiment_id=None if run_id or runner else self._experiment_id,
+                tags={key: str(value) for key, value in tags.items()},  # there from the start
             )
         tracker = MlflowTracker(self._client, run.info.experiment_id, run.info.run_id)
         try:
-            tracker.tags(tags)
             yield tracker
         except BaseException as error:
             stopped = isinstance(error, KeyboardInterrupt | SystemExit | GeneratorExit)
@@ -236,6 +150,10 @@ class MlflowTracker(NullTracker):
             raise
         with signals.held():
             mlflow.end_run(tracker._status)
+
+    def below(self, run_id: str) -> Tracker:
+        run = self._client.get_run(run_id)
+        return MlflowTracker(self._client, run.info.experiment_id, run_id)
 
     def _unnamed(self, run_id: str) -> bool:
         """Has the runner made up the run's name, because the user gave none?"""
@@ -342,11 +260,17 @@ class MlflowTracker(NullTracker):
         return {point.step for point in self._client.get_metric_history(self._run, metric)}
 
     def latest(self, **tags: str) -> FoundRun | None:
-        wanted = " and ".join(f"tags.{name} = '{value}'" for name, value in tags.items())
+        return self._first("attributes.status = 'FINISHED'", tags, "DESC")
+
+    def child_with(self, **tags: str) -> FoundRun | None:
+        return self._first(f"tags.`mlflow.parentRunId` = '{self._run}'", tags, "ASC")
+
+    def _first(self, condition: str, tags: Mapping[str, str], order: str) -> FoundRun | None:
+        wanted = [condition, *(f"tags.{name} = '{value}'" for name, value in tags.items())]
         runs = self._client.search_runs(
             [self._experiment_id],
-            f"attributes.status = 'FINISHED' and {wanted}",
-            order_by=["attributes.start_time DESC"],
+            " and ".join(wanted),
+            order_by=[f"attributes.start_time {order}"],
             max_results=1,
         )
         return _found(runs[0]) if runs else None

@@ -8,8 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from alexnet_mlflow.cli import default_text
-from alexnet_mlflow.config import DATA_COMMANDS, STAGES, RunConfig, option_name
+from alexnet_mlflow.config import DATA_COMMANDS, STAGES, RunConfig, option_name, option_text
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("benchmarks/*.md")])
@@ -60,7 +59,7 @@ def test_the_readme_lists_every_option_with_its_default(stage: str) -> None:
     own = tables["main" if stage == "babysit" else stage]
     shared = {item.name for item in dataclasses.fields(RunConfig)}
     for item in dataclasses.fields(STAGES[stage]):
-        default = default_text(item.default) or '""'
+        default = option_text(item.default) or '""'
         row = f"| `{item.name}` | `{default}` |"
         assert row in own or (item.name in shared and row in tables["Common to all"]), row
 

@@ -14,8 +14,8 @@ import pytest
 import yaml
 from mlflow import MlflowClient
 
-from alexnet_mlflow.cli import commands, default_text, options_of
-from alexnet_mlflow.config import STAGES, option_name
+from alexnet_mlflow.cli import commands, options_of
+from alexnet_mlflow.config import STAGES, option_name, option_text
 
 ROOT = Path(__file__).resolve().parent.parent
 PROJECT = yaml.safe_load((ROOT / "MLproject").read_text())
@@ -27,7 +27,7 @@ def test_an_entry_point_is_its_command_and_its_config(stage: str) -> None:
     entry = PROJECT["entry_points"][ENTRY_POINTS.get(stage, stage)]
     fields = {item.name: item for item in dataclasses.fields(STAGES[stage])}
     declared = {name: str(spec["default"]) for name, spec in entry["parameters"].items()}
-    assert declared == {name: default_text(item.default) for name, item in fields.items()}
+    assert declared == {name: option_text(item.default) for name, item in fields.items()}
     options = {option.name: option for option in options_of(STAGES[stage])}
     assert options.keys() == declared.keys() == {p.name for p in commands.commands[stage].params}
     words = entry["command"].split()

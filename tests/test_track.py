@@ -15,7 +15,8 @@ from alexnet_mlflow import track
 from alexnet_mlflow.config import BadInput, DataConfig
 from alexnet_mlflow.data import load
 from alexnet_mlflow.model import Servable, build
-from alexnet_mlflow.track import NullTracker, connect, load_model, logged
+from alexnet_mlflow.runs import NullTracker
+from alexnet_mlflow.track import connect, load_model, logged
 from alexnet_mlflow.train import EpochResult
 
 

@@ -25,7 +25,7 @@ from alexnet_mlflow.config import BadInput, RunConfig, TrainConfig
 from alexnet_mlflow.data import Inspection, Splits, baselines, stratified_part
 from alexnet_mlflow.data.split import Split
 from alexnet_mlflow.progress import say
-from alexnet_mlflow.track import Tracker
+from alexnet_mlflow.runs import Tracker
 from alexnet_mlflow.train import EpochResult
 
 GRID_PICTURES = 12
@@ -33,6 +33,7 @@ _MEASURED: dict[tuple[str, str], Mapping[str, tuple[int, int]]] = {}  # what `be
 # They differ from machine to machine, or hold a password.
 NOT_PARAMETERS = {
     "data_dir", "device", "resume", "offline", "storage", "workers", "engine", "ray_address",
+    "study", "force",
 }
 
 

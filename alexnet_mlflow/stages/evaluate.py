@@ -20,9 +20,10 @@ from alexnet_mlflow import plots
 from alexnet_mlflow.compare import wilson
 from alexnet_mlflow.config import BadInput, DataConfig, EvaluateConfig
 from alexnet_mlflow.data import Split, Splits, load, load_test, slug
+from alexnet_mlflow.runs import FoundRun, LoggedModel, Tracker
 from alexnet_mlflow.score import Scores, score_probabilities
 from alexnet_mlflow.stages import StageResult, beside, close, git_commit
-from alexnet_mlflow.track import FoundRun, LoggedModel, Tracker, load_model
+from alexnet_mlflow.track import load_model
 from alexnet_mlflow.train import pick_device, resident
 
 # How a parameter's text becomes a value again, by the field's type.

@@ -13,8 +13,8 @@ from alexnet_mlflow.checks import Verdict
 from alexnet_mlflow.config import OPTIMIZERS, BadInput, PromoteConfig
 from alexnet_mlflow.data import slug
 from alexnet_mlflow.registry import Version
+from alexnet_mlflow.runs import FoundRun, Tracker
 from alexnet_mlflow.stages import StageResult, close, git_commit
-from alexnet_mlflow.track import FoundRun, Tracker
 
 KEPT_TAGS = ("optimizer", "seed", "recipe", "data_digest", "test_digest", "git_commit")
 

@@ -1,191 +1,391 @@
-"""Coarse random search, narrowed with its reason, then fine search: every trial a nested run.
+"""Coarse search, narrowed with its reason, then fine search: every trial a nested run.
 
 All trials begin with the same weights and see the same batches: they differ by their two rates
-alone. A trial that diverges ends at once and cannot win. Best is best on validation, by accuracy
-and then by loss, of any epoch of any trial.
+alone. A trial that diverges ends at once and cannot win; a hopeless one is cut (prune.py). Best is
+best on validation, by accuracy and then by loss, of any epoch of any trial. The best is trained
+again with other seeds: a lead smaller than that noise is none.
+
+What is tried, and what came of it, stands in an Optuna study (study.py). Every process runs the
+same loop: make the list of slots from what is known, claim one, train, tell. The process that
+leads holds the parent run; one that comes later, with the same options or --study, joins. After
+kill -9 the same command goes on: the list is the same, for it depends on the seed and on finished
+trials alone.
 """
 
 from __future__ import annotations
 
 import copy
-import csv
-import io
-import math
+import dataclasses
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import count
+from typing import Any
 
 import torch
 
-from alexnet_mlflow import plots
-from alexnet_mlflow.checks import Verdict
-from alexnet_mlflow.config import SearchConfig, resolve
+from alexnet_mlflow import checkpoint, checks, engines, findings, gate
+from alexnet_mlflow.checks import Check
+from alexnet_mlflow.config import BadInput, SearchConfig, resolve
 from alexnet_mlflow.data import Splits, load
 from alexnet_mlflow.model import AlexNet, build
-from alexnet_mlflow.progress import say, shown
-from alexnet_mlflow.space import Outcome, Point, Range, Space, draws, narrow
+from alexnet_mlflow.progress import Trials, say
+from alexnet_mlflow.prune import hopeless
+from alexnet_mlflow.runs import Tracker
+from alexnet_mlflow.space import Narrowed, Outcome, Range, Space, draws, narrow
 from alexnet_mlflow.stages import (
     StageResult,
-    beside,
     better,
+    check_batch,
     close,
     divergence,
     opened,
+    parameters,
     tags_of,
     train_config,
 )
-from alexnet_mlflow.track import Tracker, logged
+from alexnet_mlflow.storage import url_of
+from alexnet_mlflow.study import Claim, Curve, Filled, Slot, Study, name_of, pause
 from alexnet_mlflow.train import EpochResult, fit, pick_device
 
-COLUMNS = (
-    "phase", "number", "lr", "weight_decay", "outcome", "epochs", "diverged_at_step",
-    "best_val_accuracy", "best_val_loss", "best_epoch", "seconds", "run_id",
-)
+SECONDS_BETWEEN_CHECKPOINTS = 20.0  # a state is 0.25 GB: written each epoch it would cost a tenth
+OTHER_SEEDS = 1000  # the repeats of a search do not share a seed with the final trainings
 
 
 @dataclass(frozen=True)
-class Trial:
-    """What came of one point."""
+class Task:
+    """What a worker needs for every trial."""
 
-    phase: str
-    number: int
-    point: Point
-    last: EpochResult
-    best: EpochResult | None  # None where it diverged: it has no accuracy, whatever came before
-    seconds: float
-    run_id: str | None
+    config: SearchConfig
+    data: Splits
+    device: torch.device
+    start: AlexNet  # the weights with which every trial begins
+    study: Study
+    parent: Tracker
+    chance: float
 
-    @property
-    def outcome(self) -> Outcome:
-        return Outcome(self.point, self.best.val_accuracy if self.best else None)
 
-    @property
-    def row(self) -> dict[str, object]:
-        best = self.best
-        values = (
-            self.phase, self.number, self.point.lr, self.point.weight_decay,
-            "completed" if best else "diverged", self.last.epoch, self.last.diverged_at_step,
-            best and best.val_accuracy, best and best.val_loss, best and best.epoch,
-            round(self.seconds, 3), self.run_id,
-        )
-        return dict(zip(COLUMNS, values, strict=True))
+@dataclass(frozen=True)
+class Plan:
+    """The slots that can be filled by now, and how the fine ones came about."""
+
+    slots: list[Slot]
+    narrowed: Narrowed | None
+    complete: bool  # no more slots will come
 
 
 def run(config: SearchConfig, tracker: Tracker) -> StageResult:
-    """Search; the verdict is `fail` where no trial does better than chance."""
-    config, device = resolve(config), pick_device(config.device)
+    """Search; the verdict is `fail` where no trial does better than chance or a check says no."""
+    config, device = _resolved(config), pick_device(config.device)
     data = load(config)
+    check_batch(config, data)
+    with _study_of(config, tracker, data) as study:
+        task = Task(
+            config, data, device, build(len(data.classes), config.seed), study, tracker,
+            chance=max(data.counts["val"].values()) / len(data.val),
+        )
+        return _lead(task) if study.lead() else _join(task)
+
+
+def _resolved(config: SearchConfig) -> SearchConfig:
+    return resolve(dataclasses.replace(config, prune="off") if config.exhaustive else config)
+
+
+def identity(config: SearchConfig, data: Splits) -> dict[str, object]:
+    """What makes two searches the same one."""
+    left_out = {"exhaustive", "force", "study", "skip_corrupt"}
+    kept = {name: value for name, value in parameters(config).items() if name not in left_out}
+    return {**kept, "dataset": data.name, "data_digest": data.digest}
+
+
+def _study_of(config: SearchConfig, tracker: Tracker, data: Splits) -> Study:
+    """The study of that name; without a name, the one of these options that is not finished."""
+    url, wanted = url_of(config.storage), identity(config, data)
+    base = config.study or name_of(data.name, config.optimizer, wanted)
+    for number in count(1):
+        study = Study(url, base if number == 1 else f"{base}-{number}", wanted)
+        parent = study.attribute("parent_run")
+        lost = parent is not None and tracker.found(parent) is None and tracker.stores
+        if config.study and lost:
+            study.leave()
+            raise BadInput(
+                f"--study={config.study} belongs to run {parent}, which this tracking store does "
+                "not have: set MLFLOW_TRACKING_URI to its store, or give another name"
+            )
+        if config.study and study.attribute("closed"):
+            study.leave()
+            raise BadInput(
+                f"--study={config.study} is finished (run {parent}): give another name"
+            )
+        if not lost and not study.attribute("closed"):
+            return study
+        study.leave()
+    raise AssertionError
+
+
+def _lead(task: Task) -> StageResult:
+    """Hold the parent run: check first, then search with all workers, then report."""
+    config, study = task.config, task.study
+    before = study.attribute("parent_run")
+    if before:
+        say(f"This search goes on: study {study.name}, run {before}.")
+    with opened(config, task.parent, task.data, before) as here:
+        study.note("parent_run", here.run_id)
+        here.tags({"study": study.name})
+        if study.attribute("checked") is None:
+            found = gate.passed(config, task.data, task.device, here)
+            if checks.overall(found) == "fail" and not config.force:
+                study.forget()
+                close(here, "fail", "failed")
+                said = tuple(check.sentence for check in found if check.verdict == "fail")
+                return StageResult("search", here.run_id, "fail", (*said, gate.WAY_OUT))
+            say(gate.forecast(config, task.data, task.device, here))
+            study.note("checked", [dataclasses.asdict(check) for check in found])
+        task = dataclasses.replace(task, parent=here)
+        with engines.workers(config, study.name, url_of(config.storage)) as failures:
+            _work(task, trains=config.engine == "local", failures=failures)
+        result = _closed(task)
+    study.note("closed", True)
+    return result
+
+
+def _join(task: Task) -> StageResult:
+    """Try points for a search that another process leads."""
+    study = task.study
+    try:
+        while study.attribute("checked") is None:
+            if study.leaderless() and study.lead():
+                return _lead(task)
+            pause()
+    except KeyError:
+        raise BadInput(
+            f"the search {study.name} was given up where it is led: look at the checks there"
+        ) from None
+    parent = study.attribute("parent_run")
+    say(f"Joins the search {study.name}" + (f", run {parent}." if parent else "."))
+    below = task.parent.below(parent) if parent else task.parent
+    _work(dataclasses.replace(task, parent=below), trains=True, failures=lambda: "")
+    if not engines.leader_gone() and study.leaderless() and study.lead():
+        return _lead(task)
+    return StageResult("search", parent, "pass", (f"The search {study.name} has ended.",))
+
+
+def _work(task: Task, trains: bool, failures: engines.Failures) -> None:
+    """Claim and train until every slot is filled, by whomever."""
+    config = task.config
+    most = config.trials + config.fine_trials + config.repeats
+    with Trials(most) as shown:
+        while not engines.leader_gone():
+            filled = task.study.filled()
+            plan = _plan(task, filled)
+            shown.at(*_counts(filled))
+            if plan.complete:
+                return
+            claim = task.study.claim(plan.slots, config.sampler) if trains else None
+            if claim:
+                _trial(task, claim, shown)
+                continue
+            if why := failures():
+                raise BadInput(f"the workers have failed ({why}): run it with --engine=local")
+            pause()
+
+
+def _plan(task: Task, filled: dict[str, Filled]) -> Plan:
+    """All slots that are known by now: coarse, then fine, then the winner's repeats."""
+    config = task.config
     space = Space(
         Range(config.lr_low, config.lr_high),
         Range(config.weight_decay_low, config.weight_decay_high),
     )
-    chance = max(data.counts["val"].values()) / len(data.val)
-    with opened(config, tracker, data) as here:
-        here.metrics(beside(data, data.val)[0])
-        start = build(len(data.classes), config.seed)
-
-        def tried(phase: str, points: Sequence[Point]) -> list[Trial]:
-            return [
-                _trial(config, here, data, start, device, phase, number, len(points), point)
-                for number, point in enumerate(points, 1)
-            ]
-
-        coarse = tried("coarse", draws(space, config.trials, config.seed))
-        narrowed = narrow(space, [trial.outcome for trial in coarse], chance)
-        fine: list[Trial] = []
-        if narrowed is not None:
-            say(narrowed.reason)
-            here.text(narrowed.reason + "\n", "narrowing.txt")
-            fine = tried("fine", draws(narrowed.space, config.fine_trials, config.seed + 1))
-        spaces = [space] if narrowed is None else [space, narrowed.space]
-        _show(here, data, config, coarse, fine, spaces)
-        reason = narrowed.reason if narrowed else f"No trial did better than chance ({chance:.1%})."
-        return _closed(here, [*coarse, *fine], narrowed is not None, reason)
+    slots = _slots(config, "coarse", space, config.trials, config.seed)
+    if not _all_finished(slots, filled):
+        return Plan(slots, None, complete=False)
+    narrowed = narrow(space, [outcome_of(filled[slot.name]) for slot in slots], task.chance)
+    if narrowed is None:
+        return Plan(slots, None, complete=True)
+    slots += _slots(config, "fine", narrowed.space, config.fine_trials, config.seed + 1)
+    if not _all_finished(slots, filled):
+        return Plan(slots, narrowed, complete=False)
+    if best := winner_of({slot.name: filled[slot.name] for slot in slots}):
+        [won] = [slot for slot in slots if slot.name == best]
+        slots += [
+            Slot("repeat", number, won.space, filled[best].point,
+                 config.seed + OTHER_SEEDS + number)
+            for number in range(1, config.repeats + 1)
+        ]
+    return Plan(slots, narrowed, _all_finished(slots, filled))
 
 
-def _trial(
-    config: SearchConfig,
-    parent: Tracker,
-    data: Splits,
-    start: AlexNet,
-    device: torch.device,
-    phase: str,
-    number: int,
-    count: int,
-    point: Point,
-) -> Trial:
-    """Train a copy of `start` at one point, as a nested run."""
-    assert config.epochs is not None
-    settings = train_config(config, lr=point.lr, weight_decay=point.weight_decay)
-    tags = {**tags_of(config, data), "stage": "trial", "phase": phase}
-    with parent.child(f"{phase} {number}/{count} lr {point.lr:.3g}", tags) as here:
+def _counts(filled: dict[str, Filled]) -> tuple[int, int, int, float | None]:
+    """Finished, cut, diverged, and the best accuracy: what a person wants to see."""
+    ended = [one for one in filled.values() if one.finished]
+    best = winner_of(filled)
+    return (
+        len(ended),
+        sum(one.outcome == "pruned" for one in ended),
+        sum(one.outcome == "diverged" for one in ended),
+        filled[best].result["best_val_accuracy"] if best else None,
+    )
+
+
+def _slots(config: SearchConfig, phase: str, space: Space, size: int, seed: int) -> list[Slot]:
+    """A phase's slots. TPE proposes the fine points itself; the rest is drawn from the seed."""
+    if phase == "fine" and config.sampler == "tpe":
+        return [Slot(phase, number, space, None, seed + number) for number in range(1, size + 1)]
+    sampler = "qmc" if config.sampler == "qmc" else "random"
+    points = draws(space, size, seed, sampler)
+    return [Slot(phase, number, space, point, seed) for number, point in enumerate(points, 1)]
+
+
+def _all_finished(slots: Sequence[Slot], filled: dict[str, Filled]) -> bool:
+    return all(slot.name in filled and filled[slot.name].finished for slot in slots)
+
+
+def outcome_of(filled: Filled) -> Outcome:
+    """What narrowing knows of a trial."""
+    diverged = filled.outcome == "diverged"
+    accuracy = None if diverged else float(filled.result["best_val_accuracy"])
+    return Outcome(filled.point, accuracy, filled.outcome == "pruned")
+
+
+def winner_of(filled: dict[str, Filled]) -> str | None:
+    """The slot that is best on validation, by accuracy and then by loss; None if all diverged."""
+    best, name = (-1.0, 0.0), None
+    for slot, one in filled.items():
+        if one.outcome in ("completed", "pruned") and not slot.startswith("repeat"):
+            reached = one.result["best_val_accuracy"], -one.result["best_val_loss"]
+            if reached > best:
+                best, name = reached, slot
+    return name
+
+
+def _trial(task: Task, claim: Claim, shown: Trials) -> None:
+    """Train at one point as a nested run, or go on where an attempt before it has stopped."""
+    slot, config = claim.slot, task.config
+    repeats = slot.phase == "repeat"
+    seed = slot.seed if repeats else config.seed
+    settings = train_config(
+        config, lr=claim.point.lr, weight_decay=claim.point.weight_decay, seed=seed
+    )
+    run_id = claim.run_id
+    if claim.again and run_id is None and (left := task.parent.child_with(slot=slot.name)):
+        run_id = left.run_id
+    tags = {**tags_of(config, task.data), "stage": "trial", "phase": slot.phase,
+            "slot": slot.name, "seed": seed}
+    with task.parent.child(f"{slot.name} lr {claim.point.lr:.3g}", tags, run_id) as here:
+        claim.started(here.run_id)
         here.params(vars(settings))
-        best, seconds = None, 0.0
-        results = fit(copy.deepcopy(start), data, settings, device)
-        for result in logged(here, shown(results, config.epochs, f"{phase} {number}/{count}")):
-            last = result.bare()
-            best = last if better(last, best) else best
-            seconds += last.epoch_seconds
-        if last.diverged:
-            best = None
-            here.metrics(divergence(last))
+        net = build(len(task.data.classes), seed) if repeats else copy.deepcopy(task.start)
+        training = _Training(task, claim, here, shown, resumed=run_id is not None)
+        for result in fit(net, task.data, settings, task.device, training.state):
+            if training.passed(result):
+                break
+        found = training.found()
+    if not claim.finish(training.outcome, found["best_val_accuracy"] or 0.0, found):
+        say(f"{slot.name} was taken over by another worker.")
+    if training.path:
+        checkpoint.remove(training.path)
+    shown.ended(slot.name, training.outcome, training.history[-1])
+
+
+class _Training:
+    """One trial as it goes: its history, its checkpoint, and whether it is worth going on."""
+
+    def __init__(
+        self, task: Task, claim: Claim, here: Tracker, shown: Trials, resumed: bool
+    ) -> None:
+        self.task, self.claim, self.here, self.shown = task, claim, here, shown
+        self.path = checkpoint.path_of(here.run_id) if here.run_id else None
+        saved = checkpoint.load(self.path) if resumed and self.path and self.path.exists() else None
+        self.state = saved["training"] if saved else None
+        self.history = [
+            EpochResult(**row, diverged_at_step=None, state=dict)
+            for row in (saved["history"] if saved else [])
+        ]
+        self.logged = here.steps("train_loss") if resumed else set()
+        self.saved_at = time.monotonic()
+        self.outcome = "completed"
+
+    @property
+    def curve(self) -> Curve:
+        return [(item.val_accuracy, item.val_loss) for item in self.history if not item.diverged]
+
+    def passed(self, result: EpochResult) -> bool:
+        """Log, save and judge an epoch; True where the trial is over."""
+        config = self.task.config
+        self.history.append(result.bare())
+        if result.epoch not in self.logged:
+            self.here.metrics(result.figures, result.epoch)
+        self.shown.epoch(self.claim.slot.name, result, config.epochs or 0)
+        if result.diverged:
+            self.outcome = "diverged"
+            return True
+        self.claim.report(self.curve)
+        assert config.epochs is not None
+        if result.epoch < config.epochs and self._hopeless(config.epochs):
+            self.outcome = "pruned"
+            return True
+        self._save(result)
+        return False
+
+    def _hopeless(self, epochs: int) -> bool:
+        config, slot = self.task.config, self.claim.slot
+        if config.prune == "off" or slot.phase == "repeat":
+            return False
+        others = [
+            one.curve for name, one in self.task.study.filled().items()
+            if name != slot.name and one.outcome != "diverged" and not name.startswith("repeat")
+        ]
+        return hopeless(config.prune, self.curve, others, epochs, self.task.chance)
+
+    def _save(self, result: EpochResult) -> None:
+        late = time.monotonic() - self.saved_at >= SECONDS_BETWEEN_CHECKPOINTS
+        if self.path and late and result.epoch < (self.task.config.epochs or 0):
+            rows = [{"epoch": item.epoch, **item.figures} for item in self.history]
+            checkpoint.save(self.path, {"training": result.state(), "history": rows})
+            self.saved_at = time.monotonic()
+
+    def found(self) -> dict[str, Any]:
+        """The result, as the record keeps it; its main figures stand on the trial's run."""
+        best = None
+        for item in self.history:
+            best = item if better(item, best) else best
+        last, point = self.history[-1], self.claim.point
+        if self.outcome == "diverged":
+            best = None  # it has no accuracy, whatever came before
+            self.here.metrics(divergence(last))
         if best:
-            here.metrics({"best_val_accuracy": best.val_accuracy, "best_epoch": best.epoch})
-        here.tags({"outcome": "completed" if best else "diverged"})
-        return Trial(phase, number, point, last, best, seconds, here.run_id)
+            self.here.metrics({"best_val_accuracy": best.val_accuracy, "best_epoch": best.epoch})
+        self.here.tags({"outcome": self.outcome})
+        return {
+            "point": dataclasses.asdict(point),
+            "epochs": last.epoch,
+            "diverged_at_step": last.diverged_at_step,
+            "best_val_accuracy": best and best.val_accuracy,
+            "best_val_loss": best and best.val_loss,
+            "best_epoch": best and best.epoch,
+            "seconds": round(sum(item.epoch_seconds for item in self.history), 3),
+        }
 
 
-def winner_of(trials: Sequence[Trial]) -> Trial | None:
-    """The best trial on validation; None where all diverged."""
-    winner = None
-    for trial in trials:
-        if trial.best and better(trial.best, winner.best if winner else None):
-            winner = trial
-    return winner
-
-
-def _show(
-    here: Tracker,
-    data: Splits,
-    config: SearchConfig,
-    coarse: list[Trial],
-    fine: list[Trial],
-    spaces: list[Space],
-) -> None:
-    """trials.csv and the plot of both rates."""
-    table = io.StringIO()
-    writer = csv.DictWriter(table, COLUMNS)
-    writer.writeheader()
-    writer.writerows(trial.row for trial in (*coarse, *fine))
-    here.text(table.getvalue(), "trials.csv")
-    outcomes = [trial.outcome for trial in coarse], [trial.outcome for trial in fine]
-    title = f"search, {data.title}, {config.optimizer}, {config.epochs} epochs a trial"
-    here.figure(plots.search(*outcomes, spaces, title), "plots/search.png")
-
-
-def _closed(here: Tracker, trials: list[Trial], learnt: bool, reason: str) -> StageResult:
-    """Log what was found and close the run."""
-    winner = winner_of(trials)
-    figures: dict[str, object] = {
-        "trials": len(trials),
-        "diverged": sum(trial.best is None for trial in trials),
-        "epochs_spent": sum(trial.last.epoch for trial in trials),
-    }
-    here.metrics({name: float(str(value)) for name, value in figures.items()})
-    if winner and winner.best and learnt:
-        found = {"best_lr": winner.point.lr, "best_weight_decay": winner.point.weight_decay}
-        here.params(found)
-        best = {"best_val_accuracy": winner.best.val_accuracy, "best_epoch": winner.best.epoch}
-        here.metrics(best)
-        here.tags({"best_trial": winner.run_id})
-        figures |= {**best, **found}
-        sentences: tuple[str, ...] = (
-            f"Best: {winner.best.val_accuracy:.2%} on validation at lr {winner.point.lr:.4g}, "
-            f"weight decay {winner.point.weight_decay:.3g} ({winner.phase} trial "
-            f"{winner.number}, epoch {winner.best.epoch}).",
-        )
-    else:
-        sentences = (reason, "Give more --trials, another range, or look at the data.")
-    verdict: Verdict = "pass" if learnt else "fail"
-    close(here, verdict)
-    assert all(math.isfinite(value) for value in figures.values() if isinstance(value, float))
-    return StageResult("search", here.run_id, verdict, sentences, figures)
+def _closed(task: Task) -> StageResult:
+    """What the record holds, judged and shown, on the parent run."""
+    filled = task.study.filled()
+    plan = _plan(task, filled)
+    trials = [findings.Trial(slot, filled[slot.name]) for slot in plan.slots]
+    best = winner_of(filled) if plan.narrowed else None
+    found = findings.Findings(
+        trials, next((one for one in trials if one.slot.name == best), None), plan.narrowed,
+        task.chance, [Check(**check) for check in task.study.attribute("checked")],
+    )
+    judged = findings.judged(found)
+    title = f"search, {task.data.title}, {task.config.optimizer}, {task.config.epochs} epochs"
+    figures = findings.told(found, judged, task.parent, title)
+    verdict = checks.overall(judged) if found.winner else "fail"
+    if found.winner and verdict == "fail" and task.config.force:
+        task.parent.tags({"forced": True})
+        verdict = "warn"
+    close(task.parent, verdict)
+    return StageResult(
+        "search", task.parent.run_id, verdict, findings.sentences(found, judged), figures
+    )

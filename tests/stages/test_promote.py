@@ -10,8 +10,9 @@ from mlflow import MlflowClient
 from alexnet_mlflow import registry
 from alexnet_mlflow.config import BadInput, PromoteConfig
 from alexnet_mlflow.registry import Version
+from alexnet_mlflow.runs import FoundRun
 from alexnet_mlflow.stages import promote
-from alexnet_mlflow.track import FoundRun, connect
+from alexnet_mlflow.track import connect
 from tests.conftest import Babysat
 
 

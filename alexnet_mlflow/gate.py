@@ -1,0 +1,101 @@
+"""What stands before a search: passing checks, and what it will cost.
+
+Where a passing sanity and overfit of the same pictures, optimizer and recipe are on record, they
+count; else the quick checks are run here, so that a search works on an empty store.
+"""
+
+from __future__ import annotations
+
+import time
+
+import torch
+
+from alexnet_mlflow import checks, probes
+from alexnet_mlflow.augment import normalise, to_pixels
+from alexnet_mlflow.checks import Check
+from alexnet_mlflow.config import SearchConfig, TrainConfig
+from alexnet_mlflow.data import Splits
+from alexnet_mlflow.model import build
+from alexnet_mlflow.progress import say
+from alexnet_mlflow.runs import Tracker
+from alexnet_mlflow.train import make_optimizer, resident, train_step
+
+STEPS_BEFORE, STEPS_TIMED = 2, 6
+WAY_OUT = "The search was not started: mend that, or give --force to go on all the same."
+
+
+def passed(
+    config: SearchConfig, data: Splits, device: torch.device, here: Tracker
+) -> list[Check]:
+    """The checks that were run for this search; empty where sanity and overfit are on record."""
+    same = {
+        "dataset": data.name, "optimizer": config.optimizer, "recipe": config.recipe,
+        "data_digest": data.digest,
+    }
+    known = {stage: here.latest(stage=stage, **same) for stage in ("sanity", "overfit")}
+    if all(known.values()):
+        runs = {f"gate_{stage}": run.run_id for stage, run in known.items() if run}
+        here.tags({"gate": "recorded", **runs})
+        return []
+    missing = " and ".join(stage for stage, run in known.items() if run is None)
+    say(f"No passing {missing} of these pictures is on record: the quick checks come first.")
+    found = probes.quick(config, data, device)
+    here.tags({"gate": "quick"})
+    if checks.overall(found) == "fail":
+        if config.force:
+            here.tags({"forced": True})
+        for check in found:
+            if check.verdict == "fail":
+                say(check.sentence)
+    return found
+
+
+def forecast(config: SearchConfig, data: Splits, device: torch.device, here: Tracker) -> str:
+    """How long the search may take, from some steps that are timed, and how to make it shorter."""
+    assert config.epochs is not None and config.batch_size is not None
+    seconds = step_seconds(config, data, device) * (
+        len(data.train) / config.batch_size + len(data.val) / config.batch_size / 3
+    )
+    trials = config.trials + config.fine_trials + config.repeats
+    most = trials * config.epochs * seconds
+    shared = config.workers if device.type == "cuda" else 1  # a CPU's cores are shared anyway
+    here.metrics({"forecast_seconds_at_most": most / shared})
+    return (
+        f"{trials} trials of at most {config.epochs} epochs, about {shortly(seconds)} an epoch: "
+        f"at most {shortly(most / shared)}, less where trials diverge or are cut. Shorter with "
+        "--limit, fewer --trials, or a GPU."
+    )
+
+
+def step_seconds(config: SearchConfig, data: Splits, device: torch.device) -> float:
+    """Seconds of one training step of this size on this device."""
+    settings = TrainConfig(
+        optimizer=config.optimizer, lr=1e-4, weight_decay=0.0, momentum=config.momentum,
+        batch_size=config.batch_size or 1, epochs=1, recipe=config.recipe, seed=config.seed,
+    )
+    net = build(len(data.classes), config.seed).to(device).train()
+    net.to(memory_format=torch.channels_last)
+    optimizer = make_optimizer(net, settings)
+    images, labels = resident(data.train, device)
+    size = settings.batch_size
+    pictures = normalise(to_pixels(images[:size]))
+    started = time.perf_counter()
+    for step in range(STEPS_BEFORE + STEPS_TIMED):
+        if step == STEPS_BEFORE:
+            _wait(device)
+            started = time.perf_counter()
+        train_step(net, optimizer, pictures, labels[:size])
+    _wait(device)
+    return (time.perf_counter() - started) / STEPS_TIMED
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def shortly(seconds: float) -> str:
+    """A time as people say it."""
+    if seconds < 90:
+        return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.1f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -1,0 +1,217 @@
+"""The record of a search: who fills which slot, after kills too, on sqlite and PostgreSQL."""
+
+from __future__ import annotations
+
+import math
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from alexnet_mlflow import storage as module
+from alexnet_mlflow.config import BadInput
+from alexnet_mlflow.space import Outcome, Point, Range, Space, draws
+from alexnet_mlflow.storage import url_of
+from alexnet_mlflow.study import Claim, Slot, Study, importances, name_of
+from tests import postgres
+
+SPACE = Space(Range(1e-5, 1e5), Range(1e-6, 1e-3))
+SAME = {"seed": 0, "trials": 4}
+
+
+def slots(count: int = 4) -> list[Slot]:
+    return [
+        Slot("coarse", number, SPACE, point, 0)
+        for number, point in enumerate(draws(SPACE, count, 0), 1)
+    ]
+
+
+def result(claim: Claim) -> dict[str, object]:
+    return {"point": {"lr": claim.point.lr, "weight_decay": claim.point.weight_decay}}
+
+
+@pytest.fixture(autouse=True)
+def _folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[str]:
+    if postgres.MISSING:
+        pytest.skip(postgres.REASON)
+    with postgres.server() as url:
+        yield url
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def url(request: pytest.FixtureRequest) -> str:
+    return url_of("") if request.param == "sqlite" else request.getfixturevalue("server")
+
+
+def opened(name: str = "it", url: str | None = None) -> Study:
+    return Study(url or url_of(""), name, SAME)
+
+
+def test_slots_are_claimed_in_order_each_once_at_its_point() -> None:
+    with opened() as one, opened() as other:
+        first, second = one.claim(slots()), other.claim(slots())
+        assert first and second
+        assert [first.slot.name, second.slot.name] == ["coarse 1", "coarse 2"]
+        assert first.point == slots()[0].point, "the point went through the database"
+        assert first.finish("completed", 0.75, result(first))
+        third = one.claim(slots(3))
+        assert third and third.slot.number == 3
+        assert other.claim(slots(3)) is None, "all are taken"
+        assert second.finish("diverged", 0.0, result(second))
+        third.report([(0.5, 0.7)])
+        filled = one.filled()
+        assert filled["coarse 1"].finished and filled["coarse 2"].outcome == "diverged"
+        assert filled["coarse 3"].outcome == "running" and filled["coarse 3"].curve == [(0.5, 0.7)]
+        assert third.finish("pruned", 0.5, result(third))
+
+
+WORKER = """
+import sys
+from tests.test_study import Study, SAME, result, slots
+with Study(sys.argv[1], "many", SAME) as study:
+    while claim := study.claim(slots(24)):
+        claim.started(None)
+        claim.report([(0.5, 0.7)])
+        assert claim.finish("completed", 0.5, result(claim))
+        print(claim.slot.name)
+"""
+
+
+def test_several_processes_share_the_slots(url: str) -> None:
+    root = str(Path(__file__).parents[1])
+    command = [sys.executable, "-c", f"import sys; sys.path.insert(0, {root!r})\n{WORKER}", url]
+    running = [
+        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        for _ in range(3)
+    ]
+    said = [worker.communicate(timeout=120) for worker in running]
+    assert [worker.returncode for worker in running] == [0, 0, 0], said
+    filled = [line for out, _ in said for line in out.splitlines()]
+    assert sorted(filled) == sorted(slot.name for slot in slots(24)), "one was lost or done twice"
+
+
+KILLED = """
+import os, signal, sys
+from tests.test_study import Study, SAME, slots
+study = Study(sys.argv[1], "killed", SAME)
+claim = study.claim(slots())
+claim.started("run1")
+claim.report([(0.5, 0.7)])
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_a_killed_worker_s_slot_is_taken_over_at_once(url: str) -> None:
+    root = str(Path(__file__).parents[1])
+    command = [sys.executable, "-c", f"import sys; sys.path.insert(0, {root!r})\n{KILLED}", url]
+    assert subprocess.run(command).returncode == -9
+    with opened("killed", url) as study:
+        claim = study.claim(slots())
+        assert claim and claim.slot.number == 1 and claim.run_id == "run1" and claim.again
+        assert claim.finish("completed", 0.5, result(claim))
+        assert len(study.filled()) == 1
+    left = [item for item in module.LOCKS.iterdir() if item.suffix == ".lock"]
+    assert left == [], "the dead worker's lock stays"
+
+
+def test_a_silent_worker_elsewhere_is_given_up_after_the_grace(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(module, "GRACE_SECONDS", 3)
+    monkeypatch.setattr(module, "HEARTBEAT_SECONDS", 1)
+    with opened() as study:
+        lost = study.claim(slots(1))
+        assert lost
+        lost._trial.set_user_attr("worker", {"host": "elsewhere", "lock": "/x/y.lock"})
+        time.sleep(4)
+        with opened() as other:
+            assert other.claim(slots(1)) is None, "its heart beats"
+            lost._done.set()
+            time.sleep(5)
+            taken = other.claim(slots(1))
+            assert taken and taken.again
+            assert not lost.finish("completed", 0.9, result(lost)), "both have filled one slot"
+            assert taken.finish("completed", 0.5, result(taken))
+            assert len(other.filled()) == 1
+
+
+def test_tpe_proposes_the_same_to_a_second_attempt_and_learns() -> None:
+    points = []
+    for name in ("one", "two"):
+        with opened(name) as study:
+            for slot in slots(12):
+                claim = study.claim([slot])
+                assert claim
+                value = -abs(math.log10(claim.point.lr) + 2)
+                claim.finish("completed", value, result(claim))
+            fine = Slot("fine", 1, SPACE, None, 7)
+            claim = study.claim([fine], "tpe")
+            assert claim
+            if name == "two":
+                claim.abandon()
+                claim = study.claim([fine], "tpe")
+                assert claim and claim.again
+            points.append(claim.point)
+            claim.finish("completed", 0.5, result(claim))
+    assert points[0] == points[1]
+    assert abs(math.log10(points[0].lr) + 2) < 3, "it has learnt nothing of ten decades"
+
+
+def test_who_leads() -> None:
+    with opened() as one:
+        assert one.lead() and one.lead()
+        with opened() as other:
+            assert not other.lead() and not other.leaderless()
+    with opened() as other:
+        assert other.leaderless() and other.lead()
+
+
+def test_another_search_of_that_name() -> None:
+    opened().leave()
+    with pytest.raises(BadInput, match="--study=it is another search: it has seed 0, not 1;"):
+        Study(url_of(""), "it", {**SAME, "seed": 1})
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql://me:geheim@127.0.0.1:1/none", "nonsense", "sqlite:////dev/null/all.db",
+        "oracle://me:geheim@127.0.0.1/x", "mysql://me:geheim@127.0.0.1:1/x", "://",
+    ],
+)
+def test_a_storage_that_does_not_answer(url: str) -> None:
+    with pytest.raises(BadInput) as caught:
+        opened(url=url)
+    told = str(caught.value)
+    assert "does not answer" in told and "\n" not in told and "geheim" not in told
+    assert len(told) < 400
+
+
+def test_names_follow_what_makes_a_search() -> None:
+    assert name_of("faces", "sgd", {"a": 1, "b": 2}) == name_of("faces", "sgd", {"b": 2, "a": 1})
+    assert name_of("faces", "sgd", {"a": 1}) != name_of("faces", "sgd", {"a": 2})
+
+
+def test_the_storage_s_address(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert url_of("") == f"sqlite:///{Path.cwd()}/optuna.db"
+    monkeypatch.setenv("ALEXNET_STORAGE", "postgresql://x/y")
+    assert url_of("") == "postgresql://x/y" and url_of("sqlite:////a/b.db") == "sqlite:////a/b.db"
+
+
+def test_importances_name_the_rate_that_matters() -> None:
+    outcomes = [
+        Outcome(point, None if point.lr > 1e3 else 0.9 - 0.1 * abs(math.log10(point.lr) + 2))
+        for point in draws(SPACE, 40, 3)
+    ]
+    shares = importances(outcomes, 0.1)
+    assert shares["lr"] > 0.8 and sum(shares.values()) == pytest.approx(1)
+    assert importances(outcomes[:3], 0.1) == {}
+    assert importances([Outcome(Point(1e-3, 1e-4), 0.5)] * 9, 0.1) == {}
