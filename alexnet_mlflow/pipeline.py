@@ -1,16 +1,27 @@
 """The whole protocol by calling the stages: one parent run, a child a stage, a table at the end.
 
 A stage that says no stops the protocol of its optimizer: what comes after it would mean nothing.
-With both optimizers, one that fails does not stop the other; promotion takes what was evaluated.
+`force` goes on where it can, and the run is tagged. With both optimizers, one that fails does not
+stop the other; promotion takes what was evaluated.
+
+SGD against Adam: both get the same trials, epochs and seeds, so the coarse points are the same.
+The rates that each search found are then trained again with `seeds` seeds that it has not seen,
+the same for both. Of these finals the best on validation is evaluated and may be promoted, so that
+the sealed test split chooses nothing. The difference has an interval (Welch): it covers the noise
+of the seeds, neither that of the search nor which pictures validate.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from statistics import mean, stdev
 from typing import Any, TypeVar
 
 from alexnet_mlflow.checks import Verdict
+from alexnet_mlflow.compare import Difference, mean_difference, mean_interval
 from alexnet_mlflow.config import (
     OPTIMIZERS,
     BabysitConfig,
@@ -24,6 +35,7 @@ from alexnet_mlflow.config import (
 )
 from alexnet_mlflow.data import load
 from alexnet_mlflow.progress import say
+from alexnet_mlflow.runs import Tracker
 from alexnet_mlflow.stages import (
     StageResult,
     check_batch,
@@ -37,62 +49,134 @@ from alexnet_mlflow.stages import (
     search,
     tags_of,
 )
-from alexnet_mlflow.track import Tracker
 
 AnyStage = TypeVar("AnyStage")
 
-COLUMNS = ("optimizer", "lr", "weight decay", "val accuracy", "test accuracy", "seconds")
+HEADS = ("optimizer", "lr", "weight decay", "val accuracy", "test accuracy", "seconds")
+SEEDS_HEAD = "val mean +- sd"  # a column more, where there are several finals
+CONFIDENCE = 0.95
+COVERS = "the noise of the seeds, not of the search or of which pictures validate"
+
+
+@dataclass
+class Course:
+    """One optimizer's way through the protocol."""
+
+    optimizer: str
+    force: bool
+    results: list[StageResult] = field(default_factory=list)
+    refusals: list[str] = field(default_factory=list)
+    forced: bool = False  # it went on past a stage that said no
+    seconds: float = 0.0
+
+    def goes_on(self, result: StageResult, able: bool = True) -> bool:
+        """Say and keep a stage's result; may the next follow? able: it would have what it needs."""
+        self.results.append(_told(result))
+        if result.verdict != "fail":
+            return True
+        go = self.force and able
+        self.forced = self.forced or go
+        reason = " ".join(result.sentences)
+        note = ", and --force goes on" if go else ""
+        self.refusals.append(f"{self.optimizer}: {result.stage} said no{note}: {reason}")
+        return go
+
+    @property
+    def finals(self) -> list[StageResult]:
+        """The final trainings that came to an end and have a model, in the seeds' order."""
+        return [one for one in self.results if one.stage == "final" and _has_model(one)]
+
+    @property
+    def best(self) -> StageResult:
+        """The final that is best on validation, by accuracy and then by loss: it is evaluated."""
+        return max(self.finals, key=_on_validation)
+
+    @property
+    def test(self) -> StageResult | None:
+        """The evaluation; None where the protocol stopped before."""
+        return self.results[-1] if self.results[-1].stage == "evaluate" else None
+
+    @property
+    def accuracies(self) -> list[float]:
+        """Best validation accuracy of each final, as fractions."""
+        return [float(one.figures["best_val_accuracy"]) for one in self.finals]
 
 
 def run(config: BabysitConfig, tracker: Tracker) -> StageResult:
-    """Sanity, overfit, search, final, evaluate for each optimizer; then promote."""
+    """Sanity, overfit, search, finals, evaluate for each optimizer; then promote."""
     config = resolve(config)
     data = load(config)
     check_batch(config, data)
-    optimizers = OPTIMIZERS if config.optimizer == "both" else (config.optimizer,)
+    both = config.optimizer == "both"
+    optimizers, seeds = OPTIMIZERS if both else (config.optimizer,), _seeds(config)
     with tracker.child(f"babysit {data.name} {config.optimizer}", tags_of(config, data)) as here:
         here.params(parameters(config))
         here.dataset(data, "training")
         del data  # each stage loads what it needs
-        rows, figures, refused = [], {}, []
-        for optimizer in optimizers:
-            started = time.perf_counter()
-            results = _protocol(dataclasses.replace(config, optimizer=optimizer), here)
-            seconds = time.perf_counter() - started
-            if results[-1].verdict == "fail":
-                refused.append(f"{optimizer}: {results[-1].stage} said no")
-            else:
-                rows.append(_row(optimizer, results, seconds))
-                figures[f"{optimizer}_val_accuracy"] = results[-1].figures["best_val_accuracy"]
-                figures[f"{optimizer}_test_accuracy"] = results[-1].figures["test_accuracy"]
-        table = _table(rows)
-        here.text(table, "table.md")
-        here.metrics({name: value for name, value in figures.items() if "test_" not in name})
-        promoted = _told(promote.run(PromoteConfig(dataset=config.dataset), here)) if rows else None
-        verdict: Verdict = "fail" if refused else "pass"
+        courses = [
+            _protocol(dataclasses.replace(config, optimizer=optimizer), seeds, here)
+            for optimizer in optimizers
+        ]
+        sentences, figures = _shown(here, courses, seeds, both)
+        promoted = None
+        if any(course.test for course in courses):
+            promoted = _told(promote.run(PromoteConfig(dataset=config.dataset), here))
+            figures["champion"] = promoted.figures["champion"]
+        if any(course.forced for course in courses):
+            here.tags({"forced": "true"})
+        verdict = _verdict(courses)
         close(here, verdict)
-        return StageResult(
-            "babysit", here.run_id, verdict, (*table.splitlines(), *refused),
-            {**figures, **({"champion": promoted.figures["champion"]} if promoted else {})},
-            promoted.model_uri if promoted else None,
-        )
+        uri = promoted.model_uri if promoted else None
+        return StageResult("babysit", here.run_id, verdict, sentences, figures, uri)
 
 
-def _protocol(config: BabysitConfig, here: Tracker) -> list[StageResult]:
-    """One optimizer's stages in order, until the last or the first that fails."""
-    results = [_told(sanity.run(_derived(SanityConfig, config), here))]
-    if results[-1].verdict != "fail":
-        results.append(_told(overfit.run(_derived(OverfitConfig, config, epochs=None), here)))
-    if results[-1].verdict != "fail":
-        wanted = _derived(SearchConfig, config, epochs=config.search_epochs)
-        results.append(_told(search.run(wanted, here)))
-    if results[-1].verdict != "fail":
-        found = results[-1].figures
-        rates = {"lr": found["best_lr"], "weight_decay": found["best_weight_decay"]}
-        results.append(_told(final.run(_derived(FinalConfig, config, **rates), here)))
-    if results[-1].verdict != "fail" and (run_id := results[-1].run_id):
-        results.append(_told(evaluate.run(_derived(EvaluateConfig, config, run=run_id), here)))
-    return results
+def _verdict(courses: Sequence[Course]) -> Verdict:
+    """`fail` where an optimizer did not reach its end, `warn` where --force took it there."""
+    if not all(course.test for course in courses):
+        return "fail"
+    return "warn" if any(course.forced for course in courses) else "pass"
+
+
+def _seeds(config: BabysitConfig) -> tuple[int, ...]:
+    """The finals' seeds. To compare, those after the search's own: fresh, and the same for both."""
+    if config.optimizer != "both":
+        return (config.seed,)
+    seeds = tuple(range(config.seed + 1, config.seed + config.seeds + 1))
+    dataclasses.replace(config, seed=seeds[-1])  # a seed too large is told now, not after hours
+    return seeds
+
+
+def _protocol(config: BabysitConfig, seeds: Sequence[int], here: Tracker) -> Course:
+    """One optimizer's stages in order, until the last or the first that stops it."""
+    course, started = Course(config.optimizer, config.force), time.perf_counter()
+    if course.goes_on(sanity.run(_derived(SanityConfig, config), here)) and course.goes_on(
+        overfit.run(_derived(OverfitConfig, config, epochs=None), here)
+    ):
+        found = search.run(_derived(SearchConfig, config, epochs=config.search_epochs), here)
+        course.forced = course.forced or _was_forced(found, here)
+        rates = {name: found.figures.get(f"best_{name}") for name in ("lr", "weight_decay")}
+        if course.goes_on(found, able=None not in rates.values()) and _trained(
+            course, _derived(FinalConfig, config, **rates), seeds, here
+        ):
+            wanted = _derived(EvaluateConfig, config, run=str(course.best.run_id))
+            course.goes_on(evaluate.run(wanted, here))
+    course.seconds = time.perf_counter() - started
+    return course
+
+
+def _trained(course: Course, config: FinalConfig, seeds: Sequence[int], here: Tracker) -> bool:
+    """A final training a seed; is there one to evaluate?"""
+    for number, seed in enumerate(seeds, 1):
+        if len(seeds) > 1:
+            say(f"[final] {course.optimizer}, {number} of {len(seeds)}: seed {seed}")
+        result = final.run(dataclasses.replace(config, seed=seed), here)
+        able = number < len(seeds) or _has_model(result) or bool(course.finals)
+        if not course.goes_on(result, able):
+            return False
+    if len(seeds) > 1:
+        best = f"{course.best.figures['best_val_accuracy']:.2%}"
+        say(f"[final] {course.optimizer}: the best on validation, {best}, is evaluated.")
+    return True
 
 
 def _derived(kind: type[AnyStage], config: BabysitConfig, **changes: Any) -> AnyStage:
@@ -109,23 +193,143 @@ def _told(result: StageResult) -> StageResult:
     return result
 
 
-def _row(optimizer: str, results: list[StageResult], seconds: float) -> tuple[str, ...]:
-    chosen, test = results[-2].figures, results[-1].figures
+def _was_forced(found: StageResult, here: Tracker) -> bool:
+    """Did the stage itself go on past a check that failed?"""
+    run = here.found(found.run_id) if found.run_id else None
+    return run is not None and "forced" in run.tags
+
+
+def _has_model(one: StageResult) -> bool:
+    """It did not diverge."""
+    return "best_val_accuracy" in one.figures
+
+
+def _on_validation(one: StageResult) -> tuple[float, float]:
+    return one.figures["best_val_accuracy"], -one.figures["best_val_loss"]
+
+
+def _shown(
+    here: Tracker, courses: Sequence[Course], seeds: Sequence[int], both: bool
+) -> tuple[tuple[str, ...], dict[str, Any]]:
+    """Log the table and the comparison; the sentences and the figures of the result."""
+    ended = [course for course in courses if course.test]
+    table, figures = _table(ended, several=len(seeds) > 1), _figures(ended, len(seeds) > 1)
+    told = []
+    if both:
+        difference, sentence = _compared(courses, len(seeds))
+        told.append(sentence)
+        here.json(_comparison(courses, seeds, difference, sentence), "comparison.json")
+        figures |= _difference_figures(difference)
+    here.text(table + "".join(f"\n{sentence}\n" for sentence in told), "table.md")
+    here.metrics({name: value for name, value in figures.items() if "test_" not in name})
+    refused = [sentence for course in courses for sentence in course.refusals]
+    return (*table.splitlines(), *told, *refused), figures
+
+
+def _figures(ended: Sequence[Course], several: bool) -> dict[str, Any]:
+    """Accuracies of the evaluated models, and over the seeds: fractions, sd with n - 1."""
+    figures: dict[str, Any] = {}
+    for course in ended:
+        assert course.test
+        name, values = course.optimizer, course.accuracies
+        figures[f"{name}_val_accuracy"] = course.best.figures["best_val_accuracy"]
+        figures[f"{name}_test_accuracy"] = course.test.figures["test_accuracy"]
+        if several:
+            figures[f"{name}_val_accuracy_mean"] = mean(values)
+        if len(values) > 1:
+            figures[f"{name}_val_accuracy_std"] = stdev(values)
+    return figures
+
+
+def _difference_figures(difference: Difference | None) -> dict[str, float]:
+    """Adam - SGD, as fractions."""
+    if difference is None:
+        return {}
+    return {
+        "difference_val_accuracy": difference.mean,
+        "difference_val_accuracy_low": difference.low,
+        "difference_val_accuracy_high": difference.high,
+    }
+
+
+def _compared(courses: Sequence[Course], seeds: int) -> tuple[Difference | None, str]:
+    """Adam - SGD on validation, where it can be had, and what it says."""
+    sgd, adam = courses
+    if stopped := [course.optimizer for course in courses if not course.test]:
+        return None, f"No comparison: {' and '.join(stopped)} did not reach the end."
+    if seeds == 1:
+        return None, "One final training each: one seed shows no difference. Give --seeds=3."
+    for course in courses:
+        if lost := seeds - len(course.finals):
+            # Without those that diverged, the mean would flatter the optimizer.
+            return None, f"No comparison: {lost} of {seeds} finals of {course.optimizer} diverged."
+    difference = mean_difference(adam.accuracies, sgd.accuracies, CONFIDENCE)
+    low, middle, high = (100 * x for x in (difference.low, difference.mean, difference.high))
+    head = (
+        f"Adam - SGD, best validation accuracy, mean of {seeds} fresh seeds each: {middle:+.2f} "
+        f"points (95 % {low:+.2f} to {high:+.2f})"
+    )
+    if difference.low == difference.high:
+        return difference, f"{head}: no difference shown, as neither varies from seed to seed."
+    if not difference.shown:
+        return difference, f"{head}: no difference shown. This covers {COVERS}."
+    better = "Adam" if middle > 0 else "SGD"
+    return difference, f"{head}: {better} is better here. This covers {COVERS}."
+
+
+def _comparison(
+    courses: Sequence[Course], seeds: Sequence[int], difference: Difference | None, sentence: str
+) -> dict[str, Any]:
+    """What comparison.json holds: accuracies as fractions, intervals at 95 %."""
+    return {
+        "seeds": list(seeds),
+        "optimizers": {course.optimizer: _of_seeds(course) for course in courses},
+        "difference": difference and {
+            "of": "best_val_accuracy, adam - sgd", "method": "Welch", "confidence": CONFIDENCE,
+            "covers": COVERS, **dataclasses.asdict(difference), "shown": difference.shown,
+        },
+        "sentence": sentence,
+    }
+
+
+def _of_seeds(course: Course) -> dict[str, Any]:
+    """The finals of one optimizer."""
+    finals, values = course.finals, course.accuracies
+    kept: dict[str, Any] = {
+        "best_val_accuracy": values,
+        "runs": [one.run_id for one in finals],
+        "evaluated": course.best.run_id if course.test else None,
+        "refusals": course.refusals,
+    }
+    if finals:
+        kept |= {name: finals[0].figures[name] for name in ("lr", "weight_decay")}
+    if len(values) > 1:
+        centre, low, high = mean_interval(values, CONFIDENCE)
+        kept |= {"mean": centre, "mean_low": low, "mean_high": high, "std": stdev(values)}
+    return kept
+
+
+def _row(course: Course, several: bool) -> tuple[str, ...]:
+    assert course.test
+    chosen, test, values = course.best.figures, course.test.figures, course.accuracies
     interval = f"{test['test_accuracy_low']:.2%} to {test['test_accuracy_high']:.2%}"
+    spread = f" +- {stdev(values):.2%}" if len(values) > 1 else ""
     return (
-        optimizer,
+        course.optimizer,
         f"{chosen['lr']:.4g}",
         f"{chosen['weight_decay']:.3g}",
+        *((f"{mean(values):.2%}{spread} (n = {len(values)})",) if several else ()),
         f"{test['best_val_accuracy']:.2%}",
         f"{test['test_accuracy']:.2%} ({interval})",
-        f"{seconds:.0f}",
+        f"{course.seconds:.0f}",
     )
 
 
-def _table(rows: list[tuple[str, ...]]) -> str:
+def _table(ended: Sequence[Course], several: bool) -> str:
     """A Markdown table, aligned so that it reads well on a terminal too."""
-    cells = [COLUMNS, *rows]
-    widths = [max(len(row[place]) for row in cells) for place in range(len(COLUMNS))]
+    heads = (*HEADS[:3], *((SEEDS_HEAD,) if several else ()), *HEADS[3:])
+    cells = [heads, *(_row(course, several) for course in ended)]
+    widths = [max(len(row[place]) for row in cells) for place in range(len(heads))]
     lines = ["| " + " | ".join(text.ljust(width) for text, width in zip(row, widths, strict=True))
              + " |" for row in cells]
     rule = "|" + "|".join("-" * (width + 2) for width in widths) + "|"

@@ -78,7 +78,7 @@ class Babysat:
 
     folder: Path
     result: StageResult
-    runs: dict[str, list[mlflow.entities.Run]]  # by stage, oldest first
+    runs: dict[str, list[mlflow.entities.Run]]  # by stage, oldest first; of finals the evaluated
 
 
 @pytest.fixture(scope="session")
@@ -93,7 +93,7 @@ def babysat(
             config = BabysitConfig(
                 dataset=str(pictures), optimizer="both", batch_size=8, device="cpu",
                 trials=4, fine_trials=2, search_epochs=3, epochs=4, seed=2,
-                lr_low=1e-4, lr_high=0.1,
+                lr_low=1e-4, lr_high=0.1, seeds=2,
             )
             result = pipeline.run(config, track.connect())
             runs = mlflow.MlflowClient().search_runs(
@@ -102,4 +102,5 @@ def babysat(
             by_stage: dict[str, list[mlflow.entities.Run]] = {}
             for run in runs:
                 by_stage.setdefault(run.data.tags["stage"], []).append(run)
+            by_stage["final"].sort(key=lambda run: "test_looks" not in run.data.tags)
             yield Babysat(folder, result, by_stage)

@@ -2,14 +2,28 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
+from statistics import mean, stdev
 
 import pytest
 from mlflow import MlflowClient
 
 from alexnet_mlflow import pipeline, track
-from alexnet_mlflow.config import PRESETS, BabysitConfig, Preset
+from alexnet_mlflow.checks import Verdict
+from alexnet_mlflow.compare import mean_difference
+from alexnet_mlflow.config import (
+    PRESETS,
+    BabysitConfig,
+    BadInput,
+    Preset,
+    SearchConfig,
+    SpaceConfig,
+)
+from alexnet_mlflow.pipeline import Course
+from alexnet_mlflow.runs import NullTracker
+from alexnet_mlflow.stages import StageResult
 from tests.conftest import Babysat
 
 EPOCH_METRICS = {
@@ -20,9 +34,10 @@ EPOCH_METRICS = {
 
 def test_every_stage_ran_under_one_parent(babysat: Babysat) -> None:
     counts = {stage: len(runs) for stage, runs in babysat.runs.items()}
+    assert counts.pop("trial") >= 12  # and the repeats of the best
     assert counts == {
-        "babysit": 1, "sanity": 2, "overfit": 2, "search": 2, "trial": 12,
-        "final": 2, "evaluate": 2, "promote": 1,
+        "babysit": 1, "sanity": 2, "overfit": 2, "search": 2, "final": 4, "evaluate": 2,
+        "promote": 1,
     }
     [parent] = babysat.runs["babysit"]
     for stage, runs in babysat.runs.items():
@@ -42,11 +57,11 @@ def test_every_run_carries_its_tags(babysat: Babysat) -> None:
             wanted = {"stage", "dataset", "optimizer", "seed", "data_digest", "git_commit"}
             assert wanted <= tags.keys(), stage
             assert tags["dataset"] == "colours"
-            assert tags["outcome"] in ("completed", "diverged")
             if stage != "trial":
-                assert tags["verdict"] == "pass"
-            else:
-                assert tags["phase"] in ("coarse", "fine")
+                assert tags["outcome"] == "completed"
+                assert tags["verdict"] in ("pass", "warn")
+    assert babysat.runs["babysit"][0].data.tags["verdict"] == "pass"
+    assert "forced" not in babysat.runs["babysit"][0].data.tags
 
 
 def test_training_runs_can_be_compared(babysat: Babysat) -> None:
@@ -76,6 +91,72 @@ def test_the_result_names_the_champion(babysat: Babysat) -> None:
     assert [row.split("|")[1].strip() for row in table] == ["optimizer", "sgd", "adam"]
 
 
+def test_both_optimizers_get_the_same(babysat: Babysat) -> None:
+    """The same coarse points, the same fresh seeds, the same epochs; rates of their own."""
+    points: dict[str, list[tuple[str, str]]] = {"sgd": [], "adam": []}
+    for run in babysat.runs["trial"]:
+        if run.data.tags.get("phase") == "coarse":
+            rates = run.data.params["lr"], run.data.params["weight_decay"]
+            points[run.data.tags["optimizer"]].append(rates)
+    assert len(points["sgd"]) == 4 and sorted(points["sgd"]) == sorted(points["adam"])
+    [parent] = babysat.runs["babysit"]
+    for optimizer in ("sgd", "adam"):
+        finals = [run for run in babysat.runs["final"] if run.data.tags["optimizer"] == optimizer]
+        assert sorted(run.data.tags["seed"] for run in finals) == ["3", "4"]  # the search's is 2
+        assert {run.data.params["epochs"] for run in finals} == {"4"}
+        assert parent.data.tags["seed"] == "2"
+
+
+def test_the_comparison_is_that_of_the_finals(babysat: Babysat) -> None:
+    [parent] = babysat.runs["babysit"]
+    metrics, figures = parent.data.metrics, babysat.result.figures
+    got: dict[str, list[float]] = {}
+    for name in ("sgd", "adam"):
+        finals = sorted(
+            (run for run in babysat.runs["final"] if run.data.tags["optimizer"] == name),
+            key=lambda run: run.data.tags["seed"],
+        )
+        got[name] = [run.data.metrics["best_val_accuracy"] for run in finals]
+        assert metrics[f"{name}_val_accuracy_mean"] == mean(got[name])
+        assert metrics[f"{name}_val_accuracy_std"] == pytest.approx(stdev(got[name]))
+        assert metrics[f"{name}_val_accuracy"] == max(got[name])
+    expected = mean_difference(got["adam"], got["sgd"])
+    assert metrics["difference_val_accuracy"] == pytest.approx(expected.mean)
+    assert metrics["difference_val_accuracy_low"] == pytest.approx(expected.low)
+    assert metrics["difference_val_accuracy_high"] == pytest.approx(expected.high)
+    assert metrics.items() <= figures.items()
+    client = MlflowClient(f"sqlite:///{babysat.folder}/mlflow.db")
+    kept = json.loads(Path(client.download_artifacts(parent.info.run_id, "comparison.json"))
+                      .read_text())
+    assert kept["seeds"] == [3, 4]
+    assert {name: kept["optimizers"][name]["best_val_accuracy"] for name in got} == got
+    assert kept["difference"]["mean"] == pytest.approx(expected.mean)
+    assert kept["sentence"] in babysat.result.sentences
+    table = Path(client.download_artifacts(parent.info.run_id, "table.md")).read_text()
+    assert "| val mean +- sd " in table and "(n = 2)" in table
+    assert table.splitlines()[-1] == kept["sentence"]
+
+
+def test_the_best_of_the_seeds_is_evaluated(babysat: Babysat) -> None:
+    for run in babysat.runs["evaluate"]:
+        rivals = [
+            other for other in babysat.runs["final"]
+            if other.data.tags["optimizer"] == run.data.tags["optimizer"]
+        ]
+        best = max(
+            rivals,
+            key=lambda one: (
+                one.data.metrics["best_val_accuracy"], -one.data.metrics["best_val_loss"],
+            ),
+        )
+        assert run.data.tags["final_run"] == best.info.run_id
+        looked = [other.info.run_id for other in rivals if "test_looks" in other.data.tags]
+        assert looked == [best.info.run_id]
+
+
+# Gates
+
+
 def test_a_stage_that_says_no_stops_the_protocol(
     store: Path, pictures: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -85,8 +166,155 @@ def test_a_stage_that_says_no_stops_the_protocol(
     config = BabysitConfig(dataset=str(pictures), device="cpu")
     result = pipeline.run(config, track.connect())
     assert result.verdict == "fail"
-    assert "sgd: overfit said no" in result.sentences
+    assert result.sentences[-1].startswith("sgd: overfit said no: ")
+    assert "are not learnt by heart" in result.sentences[-1]
     runs = MlflowClient().search_runs(["0"])
     assert {run.data.tags["stage"] for run in runs} == {"babysit", "sanity", "overfit"}
     failed = {run.data.tags["stage"] for run in runs if run.info.status == "FAILED"}
     assert failed == {"babysit", "overfit"}
+
+
+def test_force_goes_on_and_is_on_record(
+    store: Path, pictures: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(PRESETS, str(pictures), Preset(batch_size=8, overfit_epochs=1))
+    config = BabysitConfig(
+        dataset=str(pictures), device="cpu", force=True, trials=2, fine_trials=1, repeats=0,
+        search_epochs=2, epochs=1, lr_low=1e-3, lr_high=0.05,
+    )
+    result = pipeline.run(config, track.connect())
+    assert result.verdict == "warn" and result.model_uri == "models:/alexnet-colours/1"
+    assert result.sentences[-1].startswith("sgd: overfit said no, and --force goes on: ")
+    assert "are not learnt by heart" in result.sentences[-1]
+    parent = MlflowClient().get_run(str(result.run_id))
+    assert parent.data.tags["forced"] == "true" and parent.data.tags["verdict"] == "warn"
+    assert parent.info.status == "FINISHED"
+    assert not any("mean" in name or "difference" in name for name in result.figures)
+    heads = result.sentences[0].split("|")[1:-1]
+    assert tuple(head.strip() for head in heads) == pipeline.HEADS  # one seed: no column more
+
+
+def stage_result(stage: str, verdict: Verdict = "pass", **figures: object) -> StageResult:
+    return StageResult(stage, stage, verdict, (f"What {stage} found.",), figures)
+
+
+def test_what_only_warns_does_not_stop() -> None:
+    course = Course("sgd", force=False)
+    assert course.goes_on(stage_result("sanity", "warn"))
+    assert course.refusals == [] and not course.forced
+
+
+@pytest.mark.parametrize(
+    ("force", "able", "goes"),
+    [(False, True, False), (True, True, True), (True, False, False), (False, False, False)],
+)
+def test_a_fail_stops_unless_forced_and_able(force: bool, able: bool, goes: bool) -> None:
+    course = Course("sgd", force)
+    assert course.goes_on(stage_result("search", "fail"), able) == goes == course.forced
+    [told] = course.refusals
+    assert told.startswith("sgd: search said no") and told.endswith(": What search found.")
+    assert ("--force goes on" in told) == goes
+
+
+def test_every_option_of_the_search_is_handed_over() -> None:
+    """By name: each field of SpaceConfig, other than its default, reaches the search."""
+    others = {
+        "dataset": "digits", "data_dir": "d", "device": "cpu", "optimizer": "adam",
+        "sampler": "qmc", "prune": "epoch", "engine": "ray", "storage": "sqlite:///s.db",
+        "ray_address": "ray://there:10001",
+    }
+    values: dict[str, object] = {}
+    for item in dataclasses.fields(SpaceConfig):
+        if item.name == "recipe":  # has one choice so far
+            continue
+        if item.name in others:
+            values[item.name] = others[item.name]
+        elif isinstance(item.default, bool):
+            values[item.name] = not item.default
+        else:
+            values[item.name] = 3 if item.default is None else item.default * 0.5 or 3
+            if "int" in str(item.type):
+                values[item.name] = int(item.default or 3) + 1
+    config = BabysitConfig(**values)  # type: ignore[arg-type]
+    made = pipeline._derived(SearchConfig, config, epochs=7)
+    assert {name: getattr(made, name) for name in values} == values
+    assert made.epochs == 7
+    for item in dataclasses.fields(SpaceConfig):
+        assert item.name == "recipe" or values[item.name] != item.default, item.name
+
+
+# SGD against Adam
+
+
+def test_seeds_of_the_finals() -> None:
+    assert pipeline._seeds(BabysitConfig(seed=5)) == (5,)
+    assert pipeline._seeds(BabysitConfig(seed=5, optimizer="both")) == (6, 7, 8)
+    assert pipeline._seeds(BabysitConfig(seed=5, optimizer="both", seeds=1)) == (6,)
+
+
+def test_a_last_seed_too_large_is_told_at_once() -> None:
+    config = BabysitConfig(seed=2**63 - 2, optimizer="both")
+    with pytest.raises(BadInput, match="--seed must be below"):
+        pipeline.run(config, NullTracker())
+
+
+def course(name: str, *accuracies: float, evaluated: bool = True) -> Course:
+    made = Course(name, force=True)
+    for accuracy in accuracies:
+        made.results.append(stage_result(
+            "final", best_val_accuracy=accuracy, best_val_loss=1 - accuracy, lr=0.1,
+            weight_decay=1e-4,
+        ))
+    if evaluated:
+        made.results.append(stage_result(
+            "evaluate", best_val_accuracy=max(accuracies), test_accuracy=0.5,
+            test_accuracy_low=0.4, test_accuracy_high=0.6,
+        ))
+    return made
+
+
+@pytest.mark.parametrize(
+    ("sgd", "adam", "told"),
+    [
+        ((0.80, 0.81, 0.82), (0.90, 0.91, 0.92),
+         "+10.00 points (95 % +7.73 to +12.27): Adam is better here."),
+        ((0.90, 0.91, 0.92), (0.80, 0.81, 0.82),
+         "-10.00 points (95 % -12.27 to -7.73): SGD is better here."),
+        ((0.80, 0.90, 0.85), (0.86, 0.81, 0.88), "no difference shown. This covers"),
+        ((0.9, 0.9, 0.9), (0.9, 0.9, 0.9), "no difference shown, as neither varies"),
+        ((0.9, 0.9, 0.9), (0.8, 0.8, 0.8), "no difference shown, as neither varies"),
+    ],
+)
+def test_what_the_difference_says(sgd: tuple[float, ...], adam: tuple[float, ...], told: str
+                                  ) -> None:
+    difference, sentence = pipeline._compared([course("sgd", *sgd), course("adam", *adam)], 3)
+    assert told in sentence
+    assert sentence.startswith("Adam - SGD, best validation accuracy, mean of 3 fresh seeds each")
+    assert difference == mean_difference(adam, sgd)
+
+
+@pytest.mark.parametrize(
+    ("sgd", "adam", "seeds", "told"),
+    [
+        (course("sgd", 0.9), course("adam", 0.8), 1, "one seed shows no difference"),
+        (course("sgd", 0.9, 0.8, 0.9), course("adam", 0.8, evaluated=False), 3,
+         "No comparison: adam did not reach the end."),
+        (course("sgd", 0.9, 0.8), course("adam", 0.8, 0.9, 0.8), 3,
+         "No comparison: 1 of 3 finals of sgd diverged."),
+    ],
+)
+def test_where_nothing_can_be_compared(sgd: Course, adam: Course, seeds: int, told: str) -> None:
+    difference, sentence = pipeline._compared([sgd, adam], seeds)
+    assert difference is None and told in sentence
+    kept = pipeline._comparison([sgd, adam], range(seeds), difference, sentence)
+    assert json.loads(json.dumps(kept, allow_nan=False))["difference"] is None
+
+
+def test_a_table_of_one_seed_is_as_before_and_of_several_has_the_spread() -> None:
+    one = pipeline._table([course("sgd", 0.9)], several=False).splitlines()
+    assert one[2].split("|")[4:6] == [" 90.00%       ", " 50.00% (40.00% to 60.00%) "]
+    many = pipeline._table([course("sgd", 0.9, 0.8), course("adam", 0.7)], several=True)
+    rows = [[cell.strip() for cell in line.split("|")] for line in many.splitlines()]
+    assert rows[0][4:6] == ["val mean +- sd", "val accuracy"]
+    assert rows[2][4:6] == ["85.00% +- 7.07% (n = 2)", "90.00%"]
+    assert rows[3][4:6] == ["70.00% (n = 1)", "70.00%"]

@@ -3,25 +3,28 @@
 `lr` and `weight_decay` left at auto are those of the latest finished search of the same data set
 and optimizer. A checkpoint an epoch makes the run resumable: it is written before the epoch is
 logged, and what was not logged is logged on resuming, so that no metric stands twice.
-The model is logged from the CPU with its preprocessing inside and loads without pickle.
+The model is logged from the CPU with its preprocessing inside and loads without pickle. At the end
+the curves are judged: a loss that rose fails, a gap or a best epoch at the end only warns.
 """
 
 from __future__ import annotations
 
 import copy
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 
-from alexnet_mlflow import checkpoint, plots
+from alexnet_mlflow import checkpoint, checks, plots
 from alexnet_mlflow.augment import to_pixels
+from alexnet_mlflow.checks import Check
 from alexnet_mlflow.config import BadInput, FinalConfig, option_name, resolve
 from alexnet_mlflow.data import Splits, load
 from alexnet_mlflow.model import AlexNet, Servable, build
 from alexnet_mlflow.progress import say, shown
+from alexnet_mlflow.runs import LoggedModel, Tracker
 from alexnet_mlflow.stages import (
     NOT_PARAMETERS,
     StageResult,
@@ -29,12 +32,13 @@ from alexnet_mlflow.stages import (
     better,
     close,
     divergence,
+    judged,
     layer_lines,
     opened,
     parameters,
     train_config,
 )
-from alexnet_mlflow.track import LoggedModel, Tracker, logged
+from alexnet_mlflow.track import logged
 from alexnet_mlflow.train import EpochResult, State, fit, pick_device
 
 EXAMPLES = 2  # pictures of the input example; with one, torch.export would fix the batch at 1
@@ -56,7 +60,7 @@ class Progress:
 
 
 def run(config: FinalConfig, tracker: Tracker) -> StageResult:
-    """Train, keep the best epoch on validation, log the model. `fail` where it diverged."""
+    """Train, keep the best epoch, log the model. `fail` where the loss diverged or only rose."""
     device = pick_device(config.device)
     data = load(config)
     resumed, run_id = _to_resume(config, tracker, data)
@@ -86,7 +90,7 @@ def _with_rates(config: FinalConfig, tracker: Tracker, data: Splits) -> FinalCon
     if config.lr is not None and config.weight_decay is not None:
         return config
     tags = {"stage": "search", "dataset": data.name, "optimizer": config.optimizer}
-    search = tracker.latest(**tags, recipe=config.recipe, verdict="pass")
+    search = tracker.latest(**tags, recipe=config.recipe)  # finished: a warning does not matter
     if search is None:
         raise BadInput(
             f"there is no finished search of {data.name} with {config.optimizer} in this "
@@ -185,7 +189,7 @@ def _difference(config: FinalConfig, state: State, data: Splits) -> str:
 
 def _as_interrupted(config: FinalConfig, state: State) -> FinalConfig:
     """The interrupted run's config on today's machine."""
-    here = {name: getattr(config, name) for name in NOT_PARAMETERS}
+    here = {name: getattr(config, name) for name in NOT_PARAMETERS & vars(config).keys()}
     return FinalConfig(**{**state["config"], **here})
 
 
@@ -206,21 +210,38 @@ def _closed(
         lost = {"outcome": "diverged", "diverged_at_step": last.diverged_at_step}
         return StageResult("final", here.run_id, "fail", (sentence,), lost)
     model = _log_model(here, data, net, progress)
-    summary = {"best_val_accuracy": best.val_accuracy, "best_epoch": best.epoch}
-    here.metrics({**summary, "best_val_loss": best.val_loss}, model=model)
+    summary = {
+        "best_val_accuracy": best.val_accuracy, "best_val_loss": best.val_loss,
+        "best_epoch": best.epoch,
+    }
+    here.metrics(summary, model=model)
     plain, told = beside(data, data.val)
     here.metrics(plain)
     if model:
         here.tags({"model_uri": model.uri})
-    close(here, "pass")
+    found = _judgements(progress.history, best)
+    failed = judged(here, found, last) == "fail"
+    if not failed:
+        here.tags({"verdict": "pass"})  # with a warning too: evaluate looks for what passed
     sentence = (
         f"Best on validation: {best.val_accuracy:.2%} (loss {best.val_loss:.4f}) at epoch "
         f"{best.epoch} of {last.epoch}; that epoch's weights are the model."
     )
     figures = {**summary, "lr": config.lr, "weight_decay": config.weight_decay, **plain}
+    sentences = (sentence, told, *(check.sentence for check in found))
     return StageResult(
-        "final", here.run_id, "pass", (sentence, told), figures, model.uri if model else None
+        "final", here.run_id, "fail" if failed else "pass", sentences, figures,
+        model.uri if model else None,
     )
+
+
+def _judgements(history: Sequence[EpochResult], best: EpochResult) -> list[Check]:
+    """What the curves say."""
+    return [
+        checks.loss_not_rising([result.train_loss for result in history]),
+        checks.gap(best.train_accuracy, best.val_accuracy),
+        checks.best_epoch(best.epoch, len(history)),
+    ]
 
 
 def _log_model(

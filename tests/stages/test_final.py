@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -16,6 +17,7 @@ from alexnet_mlflow import checkpoint
 from alexnet_mlflow.config import BadInput, FinalConfig
 from alexnet_mlflow.stages import final
 from alexnet_mlflow.track import connect, load_model
+from alexnet_mlflow.train import EpochResult
 from tests.conftest import Babysat
 
 
@@ -28,7 +30,9 @@ def settings(pictures: Path, **changes: object) -> FinalConfig:
 
 
 def test_the_rates_are_the_searchs(babysat: Babysat) -> None:
-    for search, run in zip(babysat.runs["search"], babysat.runs["final"], strict=True):
+    searches = {run.data.tags["optimizer"]: run for run in babysat.runs["search"]}
+    for run in babysat.runs["final"]:
+        search = searches[run.data.tags["optimizer"]]
         assert run.data.params["lr"] == search.data.params["best_lr"]
         assert run.data.params["weight_decay"] == search.data.params["best_weight_decay"]
 
@@ -53,9 +57,40 @@ def test_the_model_is_the_best_epochs(babysat: Babysat) -> None:
         assert run.data.tags["model_uri"].startswith("models:/m-")
         names = {item.path for item in client.list_artifacts(run.info.run_id, "plots")}
         assert names == {"plots/augmentation.png", "plots/curves.png"}
-    assert not (babysat.folder / "checkpoints").exists() or not list(
-        (babysat.folder / "checkpoints").iterdir()
-    )
+    assert checkpoint.newest(babysat.folder / "checkpoints") == []
+
+
+def test_the_curves_are_judged(store: Path, pictures: Path) -> None:
+    """One epoch is the best and the last: a warning, which stops neither this run nor evaluate."""
+    result = final.run(settings(pictures, epochs=1), connect())
+    assert result.verdict == "pass" and result.model_uri
+    assert any("train longer" in sentence for sentence in result.sentences)
+    client = MlflowClient()
+    run = client.get_run(str(result.run_id))
+    assert run.info.status == "FINISHED" and run.data.tags["verdict"] == "pass"
+    kept = json.loads(Path(client.download_artifacts(run.info.run_id, "checks.json")).read_text())
+    assert {check["name"]: check["verdict"] for check in kept} == {
+        "loss_not_rising": "pass", "gap": "pass", "best_epoch": "warn",
+    }
+    names = {f"check_{check['name']}" for check in kept}
+    assert names <= run.data.metrics.keys()
+
+
+def test_a_loss_that_rose_fails(store: Path, pictures: Path) -> None:
+    """The judgement of a real history whose epochs are turned round."""
+    history: list[EpochResult] = []
+    with pytest.MonkeyPatch.context() as patch:
+        kept = final._judgements
+        patch.setattr(
+            final, "_judgements",
+            lambda seen, best: history.extend(seen) or kept(seen[::-1], best),
+        )
+        result = final.run(settings(pictures), connect())
+    assert history[0].train_loss > 1.1 * history[-1].train_loss
+    assert result.verdict == "fail"
+    run = MlflowClient().get_run(str(result.run_id))
+    assert run.info.status == "FAILED" and run.data.tags["verdict"] == "fail"
+    assert run.data.tags["outcome"] == "completed"
 
 
 def test_divergence_is_an_outcome(store: Path, pictures: Path) -> None:
