@@ -16,7 +16,7 @@ def optimum_inside(best: float, low: float, high: float, name: str) -> Check:
     nearest = min(below, above)
     edge, way = (low, "lower") if below < above else (high, "higher")
     return judge(
-        f"{name}_inside", nearest >= EDGE_DECADES, EDGE_DECADES, nearest, 0.0,
+        f"optimum_inside_{name}", nearest >= EDGE_DECADES, EDGE_DECADES, nearest, 0.0,
         (f"The best {name} {best:.3g} lies inside {low:.3g} to {high:.3g}.",
          f"The best {name} {best:.3g} lies at the edge {edge:.3g} of its range: search {way} "
          "values too."),

@@ -122,7 +122,7 @@ def _dealt(predictions: Integers, labels: Integers) -> tuple[float, float]:
 
 def all_layers_move(ratios: Mapping[str, float], steps: int) -> Check:
     """No tensor stays as it was. ratios: tensor -> length of its last update over its own."""
-    still = [name for name, ratio in ratios.items() if ratio == 0 or math.isnan(ratio)]
+    still = [name for name, ratio in ratios.items() if ratio == 0]
     return judge(
         "all_layers_move", not still, 0.0, float(len(still)), 0.0,
         (f"All {len(ratios)} tensors move at step {steps}.",
@@ -137,13 +137,14 @@ def update_ratio(ratios: Mapping[str, float], lr: float) -> Check:
     ratios: weight (no bias) -> length of its update over its own. On the plateau where SGD begins,
     earlier layers move a hundred times less than the last (measured): the fastest decides.
     """
-    where, fastest = max(ratios.items(), key=lambda item: item[1])
+    known = {name: math.inf if math.isnan(ratio) else ratio for name, ratio in ratios.items()}
+    where, fastest = max(known.items(), key=lambda item: item[1])
     usual = math.sqrt(UPDATE_LOW * UPDATE_HIGH)
     found = f"At lr {lr:g} updates reach {fastest:.1g} of a weight tensor ({where})"
     way = "raise" if fastest < UPDATE_LOW else "lower"
     return judge(
         "update_ratio", UPDATE_LOW <= fastest <= UPDATE_HIGH, usual, fastest, UPDATE_HIGH,
-        (f"{found}; the slowest tensor has {min(ratios.values()):.1g}.",
+        (f"{found}; the slowest tensor has {min(known.values()):.1g}.",
          f"{found}, outside {UPDATE_LOW:g} to {UPDATE_HIGH:g}: {way} the learning rate."),
         otherwise="warn",
     )
@@ -156,9 +157,10 @@ def loss_not_rising(losses: Sequence[float]) -> Check:
     """
     first, width = losses[0], max(1, len(losses) // LOSS_WINDOW)
     means = [math.fsum(losses[at : at + width]) / width for at in range(len(losses) - width + 1)]
-    best, last, tolerance = min(means), means[-1], LOSS_RISE * first
-    rise = last - best if all(map(math.isfinite, losses)) else math.nan
-    failed = not math.isfinite(rise) or last > first + tolerance
+    finite = all(map(math.isfinite, losses))
+    best, last, tolerance = min(means), means[-1], LOSS_RISE * first if finite else 0.0
+    rise = last - best if finite else math.nan
+    failed = not finite or last > first + tolerance
     return judge(
         "loss_not_rising", rise <= tolerance, 0.0, rise, tolerance,
         (f"The training loss ends at {last:.4f}, its best is {best:.4f}.",
