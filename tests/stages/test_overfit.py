@@ -19,10 +19,12 @@ def test_a_part_is_learnt_by_heart(store: Path, pictures: Path) -> None:
     result = overfit.run(config, connect())
     assert result.verdict == "pass" and result.figures["train_accuracy"] == 1.0
     assert result.figures["pictures"] == 16
+    assert len(result.sentences) == 2
     run = MlflowClient().get_run(str(result.run_id))
     history = MlflowClient().get_metric_history(str(result.run_id), "train_accuracy")
     assert [point.value == 1.0 for point in history] == [False] * (len(history) - 1) + [True]
     assert run.data.params["weight_decay"] == "0.0" and run.data.params["dropout"] == "0.0"
+    assert {"check_overfits", "check_held_out_above_chance"} <= set(run.data.metrics)
     plots = MlflowClient().list_artifacts(str(result.run_id), "plots")
     assert {item.path for item in plots} == {"plots/augmentation.png", "plots/curves.png"}
 
