@@ -69,6 +69,7 @@ class Search:
     """An exhaustive search: `epochs` is what a full trial takes."""
 
     name: str
+    status: str  # RUNNING: the record was made before the search was done
     epochs: int
     chance: float
     space: Space
@@ -100,7 +101,7 @@ def read(path: Path) -> Search:
     )
     name = f"{record['dataset']} {record['optimizer']}"
     space = Space(Range(*record["lr"]), Range(*record["weight_decay"]))
-    return Search(name, record["epochs"], record["chance"], space, trials)
+    return Search(name, record["status"], record["epochs"], record["chance"], space, trials)
 
 
 @dataclass(frozen=True)
@@ -195,7 +196,7 @@ def export(store: str, run: str, chance: float, out: Path) -> None:
     tags, params = parent.data.tags, parent.data.params
     head = {
         **{name: tags[name] for name in ("dataset", "optimizer", "seed", "data_digest")},
-        "git_commit": tags["git_commit"], "limit": int(params["limit"]),
+        "status": parent.info.status, "git_commit": tags["git_commit"], "limit": int(params["limit"]),
         "epochs": int(params["epochs"]), "chance": chance,
         "lr": [float(params["lr_low"]), float(params["lr_high"])],
         "weight_decay": [float(params["weight_decay_low"]), float(params["weight_decay_high"])],
@@ -217,7 +218,7 @@ def main(orders: int, exported: tuple[str, str, float, Path] | None) -> None:
     for search in searches:
         lost = len(search.trials) - len(sound(search.trials))
         click.echo(f"{search.name}: {len(search.trials)} trials, {lost} diverged, {search.spent} "
-                   f"epochs, best {search.best:.1%}")
+                   f"epochs, best {search.best:.1%}, {search.status}")
     click.echo("| rule | " + " | ".join(search.name for search in searches) + " |")
     click.echo("|---|" + "---|" * len(searches))
     for name, rule in rules():

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from alexnet_mlflow.config import SearchConfig
 from alexnet_mlflow.prune import PATIENCE, RULES, hopeless, rungs, stuck
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "benchmarks"))
+
+from replay_pruning import RECORDS, Search, read, replay, summary
 
 CHANCE, EPOCHS = 0.1, 10
 Curve = list[tuple[float, float]]
@@ -102,9 +106,10 @@ def test_an_exploded_loss_is_cut_even_alone(rule: str) -> None:
 
 
 def test_a_loss_that_does_not_move_is_cut_even_alone() -> None:
-    """SGD on FDDB, lr 2.2e-4: it stays at 50 %; lr 4.4e-3 comes to 91.5 %."""
+    """SGD on FDDB, lr 2.2e-4: it stays at 50 %; lr 4.4e-3 comes to 91.5 %. Faces, .01: to 94 %."""
     assert hopeless("halving", curve(0.693143, 0.693072, accuracy=0.5), [], EPOCHS, 0.5)
     assert not hopeless("halving", curve(0.691948, 0.687668, accuracy=0.5), [], EPOCHS, 0.5)
+    assert not hopeless("halving", curve(0.693173, 0.692601, accuracy=0.5), [], EPOCHS, 0.5)
     assert not hopeless("halving", curve(0.693143, 0.693072, accuracy=0.6), [], EPOCHS, 0.5)
     assert not hopeless("epoch", curve(0.693143, 0.693072, accuracy=0.5), [], EPOCHS, 0.5)
 
@@ -123,3 +128,37 @@ def test_on_the_plateau_the_loss_decides() -> None:
     assert not hopeless("halving", curve(0.6890, accuracy=0.5), stuck, EPOCHS, 0.5)
     later = [*stuck, curve(0.6890, accuracy=0.5)]
     assert hopeless("halving", curve(0.6932, accuracy=0.5), later, EPOCHS, 0.5)
+
+
+# Recorded exhaustive searches
+
+SEARCHES = [read(path) for path in sorted(RECORDS.glob("*curves*.json"))]
+each_search = pytest.mark.parametrize("search", SEARCHES, ids=lambda search: search.name)
+
+
+def test_searches_are_on_record() -> None:
+    assert len(SEARCHES) >= 3
+
+
+@each_search
+def test_a_record_is_exhaustive(search: Search) -> None:
+    for trial in search.trials:
+        assert trial.outcome in ("completed", "diverged")
+        assert len(trial.curve) == search.epochs or trial.outcome == "diverged"
+    whole = replay(search, partial(hopeless, "off"), 0)
+    assert (whole.spent, whole.regret) == (1.0, 0.0)
+
+
+@each_search
+def test_the_default_rule_saves_half_and_loses_next_to_nothing(search: Search) -> None:
+    """Figures of 200 orders: docs/experiments.md. The goal of 30 % is not reached by all."""
+    found = summary(search, partial(hopeless, SearchConfig().prune), 50)
+    assert found["spent"] <= 0.6
+    assert found["regret"] <= 0.5
+    assert found["inside"] >= 0.95
+
+
+@each_search
+def test_halving_spends_less_than_a_cut_after_one_epoch(search: Search) -> None:
+    spent = {rule: summary(search, partial(hopeless, rule), 50)["spent"] for rule in RULES}
+    assert spent["halving"] < spent["epoch"] < spent["off"] == 1.0
