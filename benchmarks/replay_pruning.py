@@ -196,7 +196,8 @@ def export(store: str, run: str, chance: float, out: Path) -> None:
     tags, params = parent.data.tags, parent.data.params
     head = {
         **{name: tags[name] for name in ("dataset", "optimizer", "seed", "data_digest")},
-        "status": parent.info.status, "git_commit": tags["git_commit"], "limit": int(params["limit"]),
+        "status": parent.info.status, "git_commit": tags["git_commit"],
+        "limit": int(params["limit"]),
         "epochs": int(params["epochs"]), "chance": chance,
         "lr": [float(params["lr_low"]), float(params["lr_high"])],
         "weight_decay": [float(params["weight_decay_low"]), float(params["weight_decay_high"])],
