@@ -21,7 +21,7 @@ from alexnet_mlflow.config import PRUNERS
 RULES = PRUNERS
 ETA = 3
 EXPLODED_LOSS = 100.0  # nats: Adam at rates above 10 on FDDB stands at 1e25 and more
-MOVED = 0.002  # of the first epoch's loss; a plateau is left ever faster: .3 % on faces came to 69 %
+MOVED = 0.002  # of the first epoch's loss: a plateau is left ever faster, .3 % on faces was enough
 PATIENCE = 5
 
 Curve = Sequence[tuple[float, float]]  # (validation accuracy, validation loss) of epochs 1, 2, ...
@@ -31,10 +31,11 @@ Standing = Callable[[Curve], tuple[float, ...]]  # of a curve so far; the larger
 def hopeless(rule: str, curve: Curve, others: Sequence[Curve], epochs: int, chance: float) -> bool:
     """Is the trial, after the epochs of its curve, to be cut?
 
-    others: the curves of the trials before it, whole or cut; diverged ones are left out.
+    curve: one epoch at least. others: the curves of the trials before it, whole, cut, or so far;
+    an empty one says nothing; diverged ones are left out.
     epochs: what a full trial takes. chance: the accuracy of the most frequent class, a fraction.
     """
-    assert rule in RULES, f"no rule {rule}"
+    assert rule in RULES and curve, f"no rule {rule}, or no epoch"
     done = len(curve)
     if rule == "off" or done >= epochs or rule == "epoch" and done > 1:
         return False
@@ -51,12 +52,18 @@ def stuck(curve: Curve, others: Sequence[Curve], epochs: int, chance: float) -> 
     No, where PATIENCE others stayed at chance by this epoch and none learnt: such data need long.
     """
     done = len(curve)
-    learnt = [max(accuracy for accuracy, _ in other[:done]) > chance for other in (curve, *others)]
-    if learnt[0] or len(others) >= PATIENCE and not any(learnt):
+    if _learnt(curve, chance):
+        return False
+    known = [_learnt(other[:done], chance) for other in others if other]
+    if len(known) >= PATIENCE and not any(known):
         return False
     lowest_before = min(loss for _, loss in curve[:-1])
     fall = (lowest_before - curve[-1][1]) * (epochs - done)
     return fall < MOVED * curve[0][1]
+
+
+def _learnt(curve: Curve, chance: float) -> bool:
+    return max(accuracy for accuracy, _ in curve) > chance
 
 
 def rungs(epochs: int, eta: int, first: int = 1) -> tuple[int, ...]:
