@@ -180,30 +180,9 @@ def test_another_search_of_that_name() -> None:
         Study(url_of(""), "it", {**SAME, "seed": 1})
 
 
-@pytest.mark.parametrize(
-    "url",
-    [
-        "postgresql://me:geheim@127.0.0.1:1/none", "nonsense", "sqlite:////dev/null/all.db",
-        "oracle://me:geheim@127.0.0.1/x", "mysql://me:geheim@127.0.0.1:1/x", "://",
-    ],
-)
-def test_a_storage_that_does_not_answer(url: str) -> None:
-    with pytest.raises(BadInput) as caught:
-        opened(url=url)
-    told = str(caught.value)
-    assert "does not answer" in told and "\n" not in told and "geheim" not in told
-    assert len(told) < 400
-
-
 def test_names_follow_what_makes_a_search() -> None:
     assert name_of("faces", "sgd", {"a": 1, "b": 2}) == name_of("faces", "sgd", {"b": 2, "a": 1})
     assert name_of("faces", "sgd", {"a": 1}) != name_of("faces", "sgd", {"a": 2})
-
-
-def test_the_storage_s_address(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert url_of("") == f"sqlite:///{Path.cwd()}/optuna.db"
-    monkeypatch.setenv("ALEXNET_STORAGE", "postgresql://x/y")
-    assert url_of("") == "postgresql://x/y" and url_of("sqlite:////a/b.db") == "sqlite:////a/b.db"
 
 
 def test_importances_name_the_rate_that_matters() -> None:

@@ -11,11 +11,9 @@ import pytest
 import torch
 from mlflow import MlflowClient
 
-from alexnet_mlflow import track
 from alexnet_mlflow.config import BadInput, DataConfig
 from alexnet_mlflow.data import load
 from alexnet_mlflow.model import Servable, build
-from alexnet_mlflow.runs import NullTracker
 from alexnet_mlflow.track import connect, load_model, logged
 from alexnet_mlflow.train import EpochResult
 
@@ -179,19 +177,17 @@ def test_a_store_that_does_not_answer_is_told_at_once(
         mlflow.set_tracking_uri(before)
 
 
-def test_switched_off_it_does_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    data = load(DataConfig(dataset="faces"))
-    with NullTracker().child("x", {}) as run:
-        run.params({"a": 1})
-        run.metrics({"a": 1.0})
-        run.dataset(data, "training")
-        assert run.model(build(2, 0), torch.rand(2, 3, 32, 32)) is None
-        assert run.latest(stage="x") is None and run.run_id is None
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_the_two_trackers_have_the_same_methods() -> None:
-    """MlflowTracker leaves none of NullTracker's doing nothing."""
-    names = {name for name in vars(NullTracker) if not name.startswith("_")} - {"run_id"}
-    assert names <= vars(track.MlflowTracker).keys()
+def test_a_child_of_a_run_that_another_process_has_open(store: Path) -> None:
+    tracker = connect()
+    with tracker.child("parent", {"stage": "search"}) as parent:
+        parent_id = str(parent.run_id)
+    below = tracker.below(parent_id)
+    assert below.child_with(slot="coarse 1") is None
+    with below.child("trial", {"stage": "trial", "slot": "coarse 1"}) as child:
+        child_id = child.run_id
+    run = MlflowClient().get_run(str(child_id))
+    assert run.data.tags["mlflow.parentRunId"] == parent_id and run.info.status == "FINISHED"
+    found = below.child_with(slot="coarse 1")
+    assert found is not None and found.run_id == child_id
+    assert below.child_with(slot="coarse 2") is None
+    assert MlflowClient().get_run(parent_id).info.status == "FINISHED", "the parent was touched"

@@ -1,0 +1,75 @@
+"""A search that is killed by -9 again and again ends as if nothing had happened."""
+
+from __future__ import annotations
+
+import os
+import random
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from mlflow import MlflowClient
+
+from tests.stages.test_search import rows_of
+
+KILLS = int(os.environ.get("ALEXNET_KILLS", "5"))
+SEARCH = """
+import sys
+from alexnet_mlflow import cli
+from alexnet_mlflow.stages import search
+search.SECONDS_BETWEEN_CHECKPOINTS = 0  # after every epoch
+sys.exit(cli.main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.skipif(
+    "ALEXNET_SLOW" not in os.environ, reason="ALEXNET_SLOW is not set: kills a search many times"
+)
+@pytest.mark.parametrize("prune", ["halving"])
+def test_the_table_of_a_killed_search_is_the_same(
+    prune: str, store: Path, pictures: Path, tmp_path: Path
+) -> None:
+    words = [
+        "search", f"--dataset={pictures}", "--batch-size=8", "--trials=3", "--fine-trials=2",
+        "--epochs=3", "--repeats=1", "--optimizer=adam", "--lr-low=1e-5", "--lr-high=1e-3",
+        "--seed=5", f"--prune={prune}", "--device=cpu", "--force",
+    ]
+    command = [sys.executable, "-c", SEARCH, *words]
+    environment = {**os.environ, "MLFLOW_TRACKING_URI": f"sqlite:///{store}/mlflow.db"}
+    whole = {**environment, "ALEXNET_STORAGE": f"sqlite:///{tmp_path}/whole.db"}
+    done = subprocess.run(command, env=whole, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    chance = random.Random(1)
+    for _ in range(KILLS):
+        with subprocess.Popen(
+            command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+        ) as running:
+            assert running.stderr is not None
+            running.stderr.readline()  # the program is there
+            time.sleep(chance.uniform(0, 6))
+            running.kill()
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+    client = MlflowClient()
+    first, second = (
+        client.search_runs(["0"], "tags.stage = 'search'", order_by=["attributes.start_time ASC"])
+    )
+    tables = [
+        [{key: text for key, text in row.items() if key not in ("seconds", "run_id")}
+         for row in rows_of(client, run.info.run_id)]
+        for run in (first, second)
+    ]
+    assert tables[0] == tables[1]
+    assert first.data.params["best_lr"] == second.data.params["best_lr"]
+    trials = client.search_runs(["0"], f"tags.`mlflow.parentRunId` = '{second.info.run_id}'")
+    slots = [run.data.tags["slot"] for run in trials]
+    assert sorted(slots) == sorted(set(slots)), "a trial has two runs"
+    assert len(slots) == len(tables[1])
+    for run in trials:
+        assert run.info.status == "FINISHED", run.data.tags["slot"]
+        told = client.get_metric_history(run.info.run_id, "train_loss")
+        assert [point.step for point in told] == sorted({point.step for point in told})
+    assert not list(Path("checkpoints").glob("*/last.pt")), "a checkpoint stays"

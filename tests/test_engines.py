@@ -1,0 +1,91 @@
+"""Workers: the command that each runs, that no password shows, and what ends them."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from alexnet_mlflow import engines
+from alexnet_mlflow.cli import commands
+from alexnet_mlflow.config import BadInput, SearchConfig
+
+
+def test_the_command_gives_the_same_search() -> None:
+    config = SearchConfig(
+        dataset="digits", trials=3, lr_low=1e-4, epochs=2, exhaustive=True, workers=4,
+        engine="ray", storage="postgresql://me:geheim@somewhere/x", val_fraction=0.25,
+    )
+    words = engines.command(config, "digits-sgd-1")
+    assert words[1:4] == ["-m", "alexnet_mlflow", "search"]
+    assert "geheim" not in " ".join(words)
+    command = commands.commands["search"]
+    with command.make_context("search", words[4:]) as context:
+        told = SearchConfig(**context.params)
+    assert told.study == "digits-sgd-1" and told.workers == 1 and told.engine == "local"
+    for name in ("dataset", "trials", "lr_low", "epochs", "exhaustive", "val_fraction"):
+        assert getattr(told, name) == getattr(config, name)
+
+
+def test_one_worker_is_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(subprocess, "Popen", None)
+    with engines.workers(SearchConfig(), "name", "sqlite:///x.db") as failures:
+        assert failures() == ""
+
+
+SLEEPS = "import os, sys, time; open(os.environ['OUT'], 'a').write('x'); time.sleep(60)"
+
+
+@pytest.fixture
+def sleeper(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """Workers that write a letter and then sleep for a minute."""
+    monkeypatch.setattr(engines, "command", lambda *_: [sys.executable, "-c", SLEEPS])
+    monkeypatch.setenv("OUT", str(tmp_path / "out"))
+    return tmp_path / "out"
+
+
+def test_workers_end_with_an_error_of_the_leader(sleeper: Path) -> None:
+    started: list[int] = []
+    with pytest.raises(KeyError), engines.workers(
+        SearchConfig(workers=3, device="cpu"), "name", "sqlite:///x.db"
+    ):
+        while not sleeper.exists() or len(sleeper.read_text()) < 2:
+            pass
+        task = Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children")
+        started += [int(pid) for pid in task.read_text().split()]
+        raise KeyError
+    assert len(started) >= 2 and not any(Path(f"/proc/{pid}/exe").exists() for pid in started)
+
+
+def test_a_worker_knows_when_its_leader_has_gone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(engines.PARENT, raising=False)
+    assert not engines.leader_gone(), "nobody leads a process that a person started"
+    monkeypatch.setenv(engines.PARENT, str(os.getppid()))
+    assert not engines.leader_gone()
+    monkeypatch.setenv(engines.PARENT, "1234567")
+    assert engines.leader_gone()
+
+
+def test_the_threads_are_divided_and_given_back(sleeper: Path) -> None:
+    import torch
+
+    before = torch.get_num_threads()
+    with pytest.raises(KeyError), engines.workers(
+        SearchConfig(workers=2, device="cpu"), "name", "sqlite:///x.db"
+    ):
+        assert torch.get_num_threads() == max(1, before // 2)
+        raise KeyError
+    assert torch.get_num_threads() == before
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:1", "nonsense", "ray://127.0.0.1:1", "", ":99999"])
+def test_nobody_answers(address: str) -> None:
+    pytest.importorskip("ray", reason="the extra [ray] is not installed")
+    config = SearchConfig(engine="ray", ray_address=address)
+    with pytest.raises(BadInput) as caught, engines.workers(config, "name", "sqlite:///x.db"):
+        pass
+    told = str(caught.value)
+    assert "no Ray cluster answers" in told and "\n" not in told

@@ -1,0 +1,80 @@
+"""Where a search's record lies: addresses, locks of the living, and what a refusal says."""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from alexnet_mlflow import storage
+from alexnet_mlflow.config import BadInput
+from alexnet_mlflow.storage import alone, gone, living, url_of
+from alexnet_mlflow.study import Study
+
+
+@pytest.fixture(autouse=True)
+def _folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql://me:geheim@127.0.0.1:1/none", "nonsense", "sqlite:////dev/null/all.db",
+        "oracle://me:geheim@127.0.0.1/x", "mysql://me:geheim@127.0.0.1:1/x", "://",
+    ],
+)
+def test_a_storage_that_does_not_answer(url: str) -> None:
+    with pytest.raises(BadInput) as caught:
+        Study(url, "it", {})
+    told = str(caught.value)
+    assert "does not answer" in told and "\n" not in told and "geheim" not in told
+    assert len(told) < 400
+    assert not list(storage.LOCKS.iterdir()), "a lock of nobody stays"
+
+
+def test_the_storage_s_address(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert url_of("") == f"sqlite:///{Path.cwd()}/optuna.db"
+    monkeypatch.setenv("ALEXNET_STORAGE", "postgresql://x/y")
+    assert url_of("") == "postgresql://x/y" and url_of("sqlite:////a/b.db") == "sqlite:////a/b.db"
+
+
+def test_the_living_and_the_dead() -> None:
+    with living() as worker:
+        assert not gone(worker)
+        assert not gone({**worker, "host": "elsewhere"}), "of another machine nothing is known"
+    assert gone(worker)
+    assert not gone({"host": socket.gethostname(), "lock": "/no/such/folder/x.lock"})
+
+
+def test_a_killed_process_is_gone() -> None:
+    script = (
+        "import os, signal, json\nfrom alexnet_mlflow.storage import living\n"
+        "with living() as worker:\n    print(worker['lock'], flush=True)\n"
+        "    os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    worker = {"host": socket.gethostname(), "lock": done.stdout.strip()}
+    assert Path(worker["lock"]).exists() and gone(worker)
+    assert not Path(worker["lock"]).exists(), "its lock is cleared away"
+
+
+def test_alone_keeps_others_out() -> None:
+    inside: list[str] = []
+
+    def other() -> None:
+        with alone(url_of(""), None):
+            inside.append("other")
+
+    with alone(url_of(""), None):
+        thread = threading.Thread(target=other)
+        thread.start()
+        time.sleep(0.3)
+        inside.append("first")
+    thread.join(10)
+    assert inside == ["first", "other"]
