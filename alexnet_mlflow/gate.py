@@ -43,7 +43,7 @@ def passed(
     here.tags({"gate": "quick"})
     if checks.overall(found) == "fail":
         if config.force:
-            here.tags({"forced": True})
+            here.tags({"forced": "true"})
         for check in found:
             if check.verdict == "fail":
                 say(check.sentence)

@@ -38,6 +38,7 @@ ONLY_IN = {
 QUIET = {"matplotlib"}  # ... and these others too, for annotations: `if TYPE_CHECKING:`
 LOAD_TEST_IN = {"data", "stages.evaluate"}  # where it is defined, and the one who may look
 RESTRICTED_UNPICKLER = ("data.cifar10", "_Unpickler")  # its find_class refuses all but arrays
+PACKAGES = {"data", "checks"}  # their modules may know one another
 MEANINGLESS = {"utils", "util", "common", "helpers", "misc", "base"}
 FILE_LINES, FUNCTION_LINES = 400, 80
 
@@ -138,7 +139,7 @@ def order(module: Module) -> Iterator[str]:
         place = target.partition(".")[0]
         if module.opens:
             allowed = module.name == "__main__" and target == "cli"
-        elif place == module.place == "data":
+        elif place == module.place and place in PACKAGES:
             allowed = True
         elif place == module.place == "stages":
             allowed = target == "stages" and not module.is_package

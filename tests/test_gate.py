@@ -65,7 +65,7 @@ def test_force_is_tagged(
     with tracker.child("search", {}) as here:
         gate.passed(config(pictures, force=force), data, CPU, here)
         run = tracker.found(str(here.run_id))
-    assert run is not None and run.tags.get("forced") == ("True" if force else None)
+    assert run is not None and run.tags.get("forced") == ("true" if force else None)
     assert "That is bad." in capsys.readouterr().err or not force
 
 

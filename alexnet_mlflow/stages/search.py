@@ -35,6 +35,7 @@ from alexnet_mlflow.runs import Tracker
 from alexnet_mlflow.space import Narrowed, Outcome, Range, Space, draws, narrow
 from alexnet_mlflow.stages import (
     StageResult,
+    beside,
     better,
     check_batch,
     close,
@@ -132,6 +133,7 @@ def _lead(task: Task) -> StageResult:
     with opened(config, task.parent, task.data, before) as here:
         study.note("parent_run", here.run_id)
         here.tags({"study": study.name})
+        here.metrics(beside(task.data, task.data.val)[0])
         if study.attribute("checked") is None:
             found = gate.passed(config, task.data, task.device, here)
             if checks.overall(found) == "fail" and not config.force:
@@ -383,7 +385,7 @@ def _closed(task: Task) -> StageResult:
     figures = findings.told(found, judged, task.parent, title)
     verdict = checks.overall(judged) if found.winner else "fail"
     if found.winner and verdict == "fail" and task.config.force:
-        task.parent.tags({"forced": True})
+        task.parent.tags({"forced": "true"})
         verdict = "warn"
     close(task.parent, verdict)
     return StageResult(
