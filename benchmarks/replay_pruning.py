@@ -179,7 +179,7 @@ def export(store: str, run: str, chance: float, out: Path) -> None:
     )
     trials = []
     for child in children:
-        if "outcome" not in child.data.tags:
+        if child.data.tags.get("outcome") not in ("completed", "diverged"):
             continue  # cut off by a signal
         accuracies, losses = (
             {point.step: point.value for point in client.get_metric_history(child.info.run_id, key)}
