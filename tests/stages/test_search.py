@@ -129,7 +129,7 @@ def test_where_a_check_fails_no_point_is_tried(
     config = SearchConfig(dataset=str(pictures), batch_size=8, trials=1, epochs=1, device="cpu")
     result = search.run(config, connect())
     assert result.verdict == "fail" and "--force" in result.sentences[-1]
-    assert "first step" in result.sentences[0]
+    assert "first training step" in result.sentences[0]
     client = MlflowClient()
     assert client.get_run(str(result.run_id)).info.status == "FAILED"
     assert not client.search_runs(["0"], "tags.stage = 'trial'")
