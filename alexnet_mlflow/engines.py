@@ -46,6 +46,12 @@ def leader_gone() -> bool:
     return pid is not None and os.getppid() != int(pid)
 
 
+def ready(config: SearchConfig) -> None:
+    """BadInput at once where the workers could not be started later."""
+    if config.engine == "ray":
+        _cluster(config)
+
+
 @contextmanager
 def workers(config: SearchConfig, study: str, storage: str) -> Iterator[Failures]:
     """The search's other workers, for as long as the block lasts."""
@@ -98,12 +104,27 @@ def _on_ray(
     config: SearchConfig, words: list[str], environment: dict[str, str]
 ) -> Iterator[Failures]:
     """Each worker is a Ray task; this process tries no point itself."""
+    ray = _cluster(config)
+    try:
+        card = 1 if config.device != "cpu" and ray.cluster_resources().get("GPU") else 0
+        task = ray.remote(num_cpus=1, num_gpus=card, max_retries=0)(_worker)
+        passed = {key: text for key, text in environment.items() if key.startswith(PASSED_ON)}
+        tasks = [task.remote(words[1:], passed, os.getcwd()) for _ in range(config.workers)]
+        yield lambda: _failures(ray, tasks)
+    finally:
+        ray.shutdown()
+
+
+def _cluster(config: SearchConfig) -> Any:
+    """Ray, connected to the cluster."""
     try:
         import ray
     except ImportError:
         raise BadInput(
             "--engine=ray needs Ray: pip install 'alexnet-mlflow[ray]', or use --engine=local"
         ) from None
+    if ray.is_initialized():
+        return ray
     _answers(config.ray_address)
     try:
         ray.init(
@@ -116,14 +137,7 @@ def _on_ray(
             f"no Ray cluster answers at --ray-address={config.ray_address} ({reason}): start one "
             "with `ray start --head`, or give --ray-address=local"
         ) from None
-    try:
-        card = 1 if config.device != "cpu" and ray.cluster_resources().get("GPU") else 0
-        task = ray.remote(num_cpus=1, num_gpus=card, max_retries=0)(_worker)
-        passed = {key: text for key, text in environment.items() if key.startswith(PASSED_ON)}
-        tasks = [task.remote(words[1:], passed, os.getcwd()) for _ in range(config.workers)]
-        yield lambda: _failures(ray, tasks)
-    finally:
-        ray.shutdown()
+    return ray
 
 
 def _failures(ray: Any, tasks: list[Any]) -> str:

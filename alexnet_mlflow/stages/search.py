@@ -80,6 +80,7 @@ def run(config: SearchConfig, tracker: Tracker) -> StageResult:
     config, device = _resolved(config), pick_device(config.device)
     data = load(config)
     check_batch(config, data)
+    engines.ready(config)
     with _study_of(config, tracker, data) as study:
         task = Task(
             config, data, device, build(len(data.classes), config.seed), study, tracker,
