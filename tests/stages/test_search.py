@@ -79,7 +79,9 @@ def test_the_fine_draws_lie_in_the_narrowed_range(babysat: Babysat) -> None:
                 assert floor * 0.98 <= float(row["lr"]) <= ceiling * 1.02
 
 
-def test_where_all_diverge_the_search_says_no(store: Path, pictures: Path) -> None:
+def test_where_all_diverge_the_search_says_no(
+    store: Path, pictures: Path, checked: None
+) -> None:
     config = SearchConfig(
         dataset=str(pictures), batch_size=8, trials=2, epochs=3, device="cpu",
         lr_low=1e5, lr_high=1e6, force=True,
@@ -99,7 +101,7 @@ def test_where_all_diverge_the_search_says_no(store: Path, pictures: Path) -> No
 
 
 def test_the_same_seed_tries_the_same_points_with_the_same_outcome(
-    store: Path, pictures: Path
+    store: Path, pictures: Path, checked: None
 ) -> None:
     config = SearchConfig(
         dataset=str(pictures), batch_size=8, trials=2, fine_trials=1, epochs=1, device="cpu",
@@ -154,7 +156,9 @@ def words(pictures: Path, **changes: object) -> list[str]:
               for item in dataclasses.fields(config))]
 
 
-def test_a_second_process_joins_and_both_leave_one_search(store: Path, pictures: Path) -> None:
+def test_a_second_process_joins_and_both_leave_one_search(
+    store: Path, pictures: Path, checked: None
+) -> None:
     """On PostgreSQL where it is installed: two machines could do the same."""
     with (nullcontext(url_of("")) if postgres.MISSING else postgres.server()) as url:
         environment = {
@@ -181,7 +185,9 @@ def test_a_second_process_joins_and_both_leave_one_search(store: Path, pictures:
 
 
 @pytest.mark.parametrize("engine", ["local", "ray"])
-def test_workers_of_each_engine(engine: str, store: Path, pictures: Path) -> None:
+def test_workers_of_each_engine(
+    engine: str, store: Path, pictures: Path, checked: None
+) -> None:
     if engine == "ray":
         pytest.importorskip("ray", reason="the extra [ray] is not installed")
         if "ALEXNET_SLOW" not in os.environ:

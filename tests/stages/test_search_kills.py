@@ -29,7 +29,7 @@ sys.exit(cli.main(sys.argv[1:]))
 )
 @pytest.mark.parametrize("prune", ["halving"])
 def test_the_table_of_a_killed_search_is_the_same(
-    prune: str, store: Path, pictures: Path, tmp_path: Path
+    prune: str, store: Path, pictures: Path, tmp_path: Path, checked: None
 ) -> None:
     words = [
         "search", f"--dataset={pictures}", "--batch-size=8", "--trials=3", "--fine-trials=2",
