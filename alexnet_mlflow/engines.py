@@ -12,10 +12,11 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 
@@ -23,6 +24,7 @@ from alexnet_mlflow.config import BadInput, SearchConfig, option_name, option_te
 from alexnet_mlflow.progress import say
 
 LEAVE_SECONDS = 60  # what a worker may take to end when the search has ended
+WORKER = "ALEXNET_WORKER"  # set for a worker: it leads no search and makes none
 PARENT = "ALEXNET_LEADER_PID"  # a local worker ends when this process is gone
 PASSED_ON = ("MLFLOW_", "ALEXNET_", "AWS_", "PG")  # of the environment, to other machines
 NOT_PASSED_ON = ("MLFLOW_RUN_ID",)  # the run of the leader
@@ -40,15 +42,25 @@ def command(config: SearchConfig, study: str) -> list[str]:
     return words
 
 
+def is_worker() -> bool:
+    """Was this process started by the leader of a search?"""
+    return WORKER in os.environ
+
+
 def leader_gone() -> bool:
     """Is this a local worker whose leader has ended?"""
     pid = os.environ.get(PARENT)
     return pid is not None and os.getppid() != int(pid)
 
 
-def ready(config: SearchConfig) -> None:
+def ready(config: SearchConfig, url: str) -> None:
     """BadInput at once where the workers could not be started later."""
     if config.engine == "ray":
+        if config.ray_address != "local" and url.startswith("sqlite"):
+            raise BadInput(
+                "--engine=ray on a cluster needs a database that all its machines reach, not a "
+                "sqlite file: give --storage=postgresql://... or ALEXNET_STORAGE"
+            )
         _cluster(config)
 
 
@@ -57,7 +69,7 @@ def workers(config: SearchConfig, study: str, storage: str) -> Iterator[Failures
     """The search's other workers, for as long as the block lasts."""
     words = command(config, study)
     environment = {key: text for key, text in os.environ.items() if key not in NOT_PASSED_ON}
-    environment["ALEXNET_STORAGE"] = storage
+    environment |= {"ALEXNET_STORAGE": storage, WORKER: "1"}
     if config.engine == "ray":
         with _on_ray(config, words, environment) as failures:
             yield failures
@@ -73,30 +85,44 @@ def _on_this_machine(
     config: SearchConfig, words: list[str], environment: dict[str, str]
 ) -> Iterator[None]:
     """One process more for each worker but the first, which is this one; threads are divided."""
-    cards = torch.cuda.device_count() if config.device != "cpu" else 0
+    cards = cards_of(os.environ, torch.cuda.device_count() if config.device != "cpu" else 0)
     threads = max(1, torch.get_num_threads() // config.workers)
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
-    running = []
+    running, said = list[subprocess.Popen[bytes]](), list[IO[bytes]]()
     for place in range(1, config.workers):
         own = {**environment, "OMP_NUM_THREADS": str(threads), PARENT: str(os.getpid())}
         if cards:
-            own["CUDA_VISIBLE_DEVICES"] = str(place % cards)
-        running.append(subprocess.Popen(words, env=own, stdout=subprocess.DEVNULL))
+            own["CUDA_VISIBLE_DEVICES"] = cards[place % len(cards)]
+        said.append(tempfile.TemporaryFile())  # the leader's bar is the only one
+        running.append(
+            subprocess.Popen(words, env=own, stdout=subprocess.DEVNULL, stderr=said[-1])
+        )
     try:
         yield
-        for worker in running:
-            worker.wait(LEAVE_SECONDS)
+        for worker, words_of in zip(running, said, strict=True):
+            with suppress(subprocess.TimeoutExpired):  # it may load pictures yet: it is ended below
+                worker.wait(LEAVE_SECONDS)
             if worker.returncode:
-                say(f"A worker ended with exit code {worker.returncode}; its trials were taken "
-                    "over.")
+                words_of.seek(0)
+                last = words_of.read().decode(errors="replace").strip().split("\n")[-1]
+                say(f"A worker ended with exit code {worker.returncode} ({last}); its trials were "
+                    "taken over.")
     finally:
         for worker in running:
             if worker.poll() is None:
                 worker.terminate()
-        for worker in running:
+        for worker, words_of in zip(running, said, strict=True):
             worker.wait()
+            words_of.close()
         torch.set_num_threads(before)
+
+
+def cards_of(environment: Mapping[str, str], count: int) -> list[str]:
+    """The names of the GPUs that torch sees, as CUDA_VISIBLE_DEVICES wants them."""
+    named = environment.get("CUDA_VISIBLE_DEVICES", "")
+    names = [name.strip() for name in named.split(",") if name.strip()]
+    return names[:count] if names else [str(number) for number in range(count)]
 
 
 @contextmanager

@@ -92,7 +92,7 @@ def judged(found: Findings) -> list[Check]:
         best = getattr(found.winner.filled.point, name)
         made.append(checks.optimum_inside(best, low, high, name))
     others = [trial for trial in tried if trial is not found.winner]
-    repeats = [trial.accuracy for trial in found.of("repeat") if trial.accuracy is not None]
+    repeats = [trial.accuracy or 0.0 for trial in found.of("repeat")]  # diverged: noise too
     if repeats:
         made.append(checks.lead_above_noise(found.winner.accuracy, best_of(others), repeats))
     return made

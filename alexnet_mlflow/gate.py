@@ -32,12 +32,14 @@ def passed(
         "dataset": data.name, "optimizer": config.optimizer, "recipe": config.recipe,
         "data_digest": data.digest,
     }
-    known = {stage: here.latest(stage=stage, **same) for stage in ("sanity", "overfit")}
-    if all(known.values()):
-        runs = {f"gate_{stage}": run.run_id for stage, run in known.items() if run}
+    known = {stage: here.newest(stage=stage, **same) for stage in ("sanity", "overfit")}
+    good = {stage: run for stage, run in known.items()
+            if run and run.tags.get("verdict") in ("pass", "warn")}
+    if len(good) == len(known):
+        runs = {f"gate_{stage}": run.run_id for stage, run in good.items()}
         here.tags({"gate": "recorded", **runs})
         return []
-    missing = " and ".join(stage for stage, run in known.items() if run is None)
+    missing = " and ".join(stage for stage in known if stage not in good)
     say(f"No passing {missing} of these pictures is on record: the quick checks come first.")
     found = probes.quick(config, data, device)
     here.tags({"gate": "quick"})

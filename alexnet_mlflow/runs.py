@@ -94,6 +94,9 @@ class NullTracker:
         """
         return None
 
+    def leave(self) -> None:
+        """Another process goes on with this run: it will not end here."""
+
     def fail(self) -> None:
         """The run will end as FAILED, though nothing was raised: a gate said no."""
 
@@ -107,6 +110,10 @@ class NullTracker:
 
     def found(self, run_id: str) -> FoundRun | None:
         """A run by its id; None where there is none."""
+        return None
+
+    def newest(self, **tags: str) -> FoundRun | None:
+        """The newest run of this experiment with all these tags, whatever became of it."""
         return None
 
     def child_with(self, **tags: str) -> FoundRun | None:

@@ -21,6 +21,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from alexnet_mlflow.checkpoint import FOLDER
 from alexnet_mlflow.config import BadInput
+from alexnet_mlflow.track import without_password
 
 HEARTBEAT_SECONDS = 10
 GRACE_SECONDS = 60  # a worker of another machine that is silent for so long is gone
@@ -62,28 +63,46 @@ def told(url: str) -> Iterator[None]:
     """What a database says on refusing, in one sentence without its password."""
     try:
         yield
-    except (SQLAlchemyError, ImportError, OSError, optuna.exceptions.StorageInternalError) as error:
+    except (SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
         cause = error.__cause__ or error
-        reason = " ".join(str(cause).split("\n")[0].split())[:200]
-        raise BadInput(
-            f"the search's storage {_shown(url)} does not answer ({_hidden(reason, url)}): start "
-            "it, or give --storage another"
-        ) from None
+        raise _refused(url, str(cause)) from None
 
 
-def _shown(url: str) -> str:
+@contextmanager
+def opening(url: str) -> Iterator[None]:
+    """The same for the first access, where an address can be wrong in more ways."""
     try:
-        return sqlalchemy.engine.make_url(url).render_as_string(hide_password=True)
-    except (SQLAlchemyError, ValueError):
-        return repr(url.partition("://")[0])
+        if url.startswith("sqlite:///") and not Path(url.removeprefix("sqlite:///")).parent.is_dir():
+            raise OSError("its folder does not exist")
+        with told(url):
+            _own(url)
+            yield
+    except BadInput:
+        raise
+    except (ImportError, OSError, RuntimeError, ValueError) as error:
+        raise _refused(url, str(error)) from None
 
 
-def _hidden(text: str, url: str) -> str:
+def _own(url: str) -> None:
+    """A database that another program migrates (MLflow's!) is none for Optuna; both would break."""
+    engine = sqlalchemy.create_engine(url)
+    try:
+        seen = sqlalchemy.inspect(engine)
+        if seen.has_table("alembic_version") and not seen.has_table("studies"):
+            raise OSError("it holds another program's tables; give it a database of its own")
+    finally:
+        engine.dispose()
+
+
+def _refused(url: str, reason: str) -> BadInput:
+    reason = without_password(" ".join(reason.split("\n")[0].split())[:200])
     with suppress(SQLAlchemyError, ValueError):
-        password = sqlalchemy.engine.make_url(url).password
-        if password:
-            return text.replace(str(password), "***")
-    return text if "://" not in text else "not a database URL"
+        if password := sqlalchemy.engine.make_url(url).password:
+            reason = reason.replace(str(password), "***")
+    return BadInput(
+        f"the search's storage {without_password(url)} does not answer ({reason}): start it, or "
+        "give --storage another; the same command goes on with the search"
+    )
 
 
 @contextmanager
@@ -113,14 +132,21 @@ def living() -> Iterator[dict[str, str]]:
     LOCKS.mkdir(parents=True, exist_ok=True)
     path = (LOCKS / f"{uuid.uuid4().hex}.lock").resolve()
     with filelock.FileLock(path):
-        yield {"host": socket.gethostname(), "lock": str(path)}
+        yield {"host": socket.gethostname(), "lock": str(path), "folder": _place(path.parent)}
     path.unlink(missing_ok=True)
+
+
+def _place(path: Path) -> str:
+    """Which folder this is, whatever it is called: two containers may have one of each name."""
+    status = path.stat()
+    return f"{status.st_dev}:{status.st_ino}"
 
 
 def gone(worker: Mapping[str, str]) -> bool:
     """Has this worker of the same machine ended? Nothing is known of another machine's."""
     path = Path(worker["lock"])
-    if worker["host"] != socket.gethostname() or not path.parent.is_dir():
+    known = worker["host"] == socket.gethostname() and path.parent.is_dir()
+    if not known or _place(path.parent) != worker["folder"]:
         return False
     if not path.exists():
         return True

@@ -16,6 +16,7 @@ import hashlib
 import json
 import threading
 import time
+import uuid
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
@@ -23,17 +24,19 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import optuna
+from optuna.exceptions import UpdateFinishedTrialError
 from optuna.storages import fail_stale_trials
 from optuna.trial import FrozenTrial, TrialState
 
 from alexnet_mlflow import storage
 from alexnet_mlflow.config import BadInput
 from alexnet_mlflow.space import Outcome, Point, Space
-from alexnet_mlflow.storage import alone, gone, living, quietly, storage_of, told
+from alexnet_mlflow.storage import alone, gone, living, opening, quietly, storage_of
 
 ROUNDING = 1e-9  # 10**log10(x) may lie this share outside a range
 OUTCOMES = {"completed": TrialState.COMPLETE, "pruned": TrialState.PRUNED,
-            "diverged": TrialState.PRUNED}
+            "diverged": TrialState.COMPLETE}
+LOST = -1.0  # the value of a diverged trial: below every accuracy, so that TPE ranks it last
 
 Curve = list[tuple[float, float]]  # validation accuracy and loss of every epoch from the first
 
@@ -92,14 +95,23 @@ class Claim:
 
     def started(self, run_id: str | None) -> None:
         """The run that shows this trial; another attempt goes on in it."""
-        self._trial.set_user_attr("run_id", run_id)
+        with suppress(UpdateFinishedTrialError):  # taken over; `report` will say it
+            self._trial.set_user_attr("run_id", run_id)
 
-    def report(self, curve: Curve) -> None:
-        """What has been measured so far, for the record and for others' pruning."""
-        self._trial.set_user_attr("curve", curve)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # an epoch that is told twice
-            self._trial.report(curve[-1][0], len(curve))
+    def report(self, curve: Curve) -> bool:
+        """What has been measured so far, for the record and for others' pruning.
+
+        False where another worker has taken the slot over: this one was silent for too long.
+        """
+        try:
+            self._trial.set_user_attr("curve", curve)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # an epoch that is told twice
+                self._trial.report(curve[-1][0], len(curve))
+        except UpdateFinishedTrialError:
+            self._done.set()
+            return False
+        return True
 
     def finish(self, outcome: str, value: float, result: Mapping[str, Any]) -> bool:
         """The trial is over. False where another worker has taken the slot over meanwhile."""
@@ -108,14 +120,14 @@ class Claim:
             self._trial.set_user_attr("result", dict(result))
             self._trial.set_user_attr("outcome", outcome)
             state = OUTCOMES[outcome]
-            values = value if state is TrialState.COMPLETE else None
-            self._study.optuna.tell(self._trial, values, state=state)
-        except (optuna.exceptions.UpdateFinishedTrialError, ValueError):
+            told = {"completed": value, "pruned": None, "diverged": LOST}[outcome]
+            self._study.optuna.tell(self._trial, told, state=state)
+        except (UpdateFinishedTrialError, ValueError):
             return False
         return True
 
     def abandon(self) -> None:
-        """Stop without a result: the slot is claimed again, by whoever comes first."""
+        """Stop without a result: the slot is claimed again, at once, by whoever comes first."""
         self._done.set()
         with suppress(Exception):
             self._study.optuna.tell(self._trial, state=TrialState.FAIL)
@@ -129,9 +141,11 @@ class Study:
         self.name = name
         self._url = url
         self._here = ExitStack()
+        self._left = threading.Event()
+        self._beat: tuple[Any, float] = (None, time.monotonic())  # the leader's, and since when
         self.worker = self._here.enter_context(living())
         try:
-            with told(url):
+            with opening(url):
                 known = self._opened(identity)
             if difference := _difference(known, identity):
                 raise BadInput(
@@ -147,6 +161,7 @@ class Study:
             self.storage = storage_of(self._url)
         self._here.callback(self.storage.engine.dispose)
         self._here.callback(self.storage.remove_session)
+        self._here.callback(self._left.set)
         with self._alone():
             self.optuna = optuna.create_study(
                 storage=self.storage, study_name=self.name, direction="maximize",
@@ -155,6 +170,7 @@ class Study:
             known: Mapping[str, object] | None = self.optuna.user_attrs.get("identity")
             if known is None:
                 self.optuna.set_user_attr("identity", dict(identity))
+                self.optuna.set_user_attr("token", uuid.uuid4().hex)
         return known or identity
 
     def leave(self) -> None:
@@ -185,15 +201,33 @@ class Study:
         """Does this process lead the search? It does where nobody does who is still there."""
         with self._alone():
             leader = self.attribute("leader")
-            if leader is not None and leader != self.worker and not gone(leader):
+            if leader == self.worker:
+                return True
+            if leader is not None and not self.leaderless():
                 return False
             self.note("leader", self.worker)
-            return True
+        threading.Thread(target=self._keep_leading, daemon=True).start()
+        return True
+
+    def _keep_leading(self) -> None:
+        """Let other machines see that the leader is there."""
+        beats = 0
+        while not self._left.wait(storage.HEARTBEAT_SECONDS):
+            beats += 1
+            with suppress(Exception):  # a database away for a moment; the grace is longer
+                self.note("leader_beat", [self.worker["lock"], beats])
 
     def leaderless(self) -> bool:
-        """Is the process that led the search gone, as far as can be seen from here?"""
-        leader = self.attribute("leader")
-        return leader is None or gone(leader)
+        """Is the process that led the search gone? On another machine: is it silent for long?
+
+        Ask again and again: silence is measured between the calls, by this process's clock.
+        """
+        leader, beat = self.attribute("leader"), self.attribute("leader_beat")
+        if leader is None or gone(leader):
+            return True
+        if beat != self._beat[0]:
+            self._beat = beat, time.monotonic()
+        return time.monotonic() - self._beat[1] > storage.GRACE_SECONDS
 
     def forget(self) -> None:
         """Delete the search: a gate before it said no."""

@@ -65,11 +65,17 @@ def connect() -> Tracker:
             client = mlflow.MlflowClient()
             return MlflowTracker(client, _experiment(client), None)
     except (MlflowException, SQLAlchemyError, OSError, ImportError) as error:
-        reason = str(error).splitlines()[0][:200]
+        reason = without_password(str(error).splitlines()[0][:200])
         raise BadInput(
-            f"the tracking store {uri} does not answer ({reason}): start it, or set "
-            "MLFLOW_TRACKING_URI to another"
+            f"the tracking store {without_password(uri)} does not answer ({reason}): start it, or "
+            "set MLFLOW_TRACKING_URI to another"
         ) from error
+
+
+def without_password(text: str) -> str:
+    """The text with the passwords of the addresses in it replaced by ***."""
+    text = re.sub(r"(://[^\s:/@]*):[^\s/]*@", r"\1:***@", text)
+    return re.sub(r"(?i)\b(password|passwd|pwd|token|secret)=[^&\s]*", r"\1=***", text)
 
 
 def _probe(uri: str) -> None:
@@ -152,6 +158,8 @@ class MlflowTracker(NullTracker):
             mlflow.end_run(tracker._status)
 
     def below(self, run_id: str) -> Tracker:
+        if runner := os.environ.pop("MLFLOW_RUN_ID", None):  # it is no trial
+            self.mark(runner, {"stage": "search", "joins": run_id})
         run = self._client.get_run(run_id)
         return MlflowTracker(self._client, run.info.experiment_id, run_id)
 
@@ -253,6 +261,9 @@ class MlflowTracker(NullTracker):
             )
         return LoggedModel(info.model_uri, info.model_id)
 
+    def leave(self) -> None:
+        self._status = "RUNNING"
+
     def fail(self) -> None:
         self._status = "FAILED"
 
@@ -260,13 +271,18 @@ class MlflowTracker(NullTracker):
         return {point.step for point in self._client.get_metric_history(self._run, metric)}
 
     def latest(self, **tags: str) -> FoundRun | None:
-        return self._first("attributes.status = 'FINISHED'", tags, "DESC")
+        return self._first(["attributes.status = 'FINISHED'"], tags, "DESC")
+
+    def newest(self, **tags: str) -> FoundRun | None:
+        return self._first([], tags, "DESC")
 
     def child_with(self, **tags: str) -> FoundRun | None:
-        return self._first(f"tags.`mlflow.parentRunId` = '{self._run}'", tags, "ASC")
+        return self._first([f"tags.`mlflow.parentRunId` = '{self._run}'"], tags, "ASC")
 
-    def _first(self, condition: str, tags: Mapping[str, str], order: str) -> FoundRun | None:
-        wanted = [condition, *(f"tags.{name} = '{value}'" for name, value in tags.items())]
+    def _first(
+        self, conditions: list[str], tags: Mapping[str, str], order: str
+    ) -> FoundRun | None:
+        wanted = [*conditions, *(f"tags.{name} = '{value}'" for name, value in tags.items())]
         runs = self._client.search_runs(
             [self._experiment_id],
             " and ".join(wanted),

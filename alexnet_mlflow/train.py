@@ -78,6 +78,19 @@ class EpochResult:
         return {name: getattr(self, name) for name in EPOCH_METRICS}
 
 
+def better(result: EpochResult, best: EpochResult | None) -> bool:
+    """Is this epoch the better one on validation? By accuracy, then by loss. Never if diverged."""
+    if result.diverged or best is None:
+        return not result.diverged
+    return (result.val_accuracy, -result.val_loss) > (best.val_accuracy, -best.val_loss)
+
+
+def divergence(last: EpochResult) -> dict[str, float]:
+    """Where training stopped being a number, as metrics."""
+    assert last.diverged_at_step is not None
+    return {"diverged_at_step": last.diverged_at_step, "diverged_at_epoch": last.epoch}
+
+
 @dataclass(frozen=True)
 class Pass:
     """The sums of one pass over the training pictures."""

@@ -23,7 +23,8 @@ PACKAGE = "alexnet_mlflow"
 ORDER = (
     "config", "signals", "data", "augment", "model", "score", "compare", "checks", "train",
     "probes", "checkpoint", "progress", "space", "prune", "plots", "runs", "track",
-    "registry", "storage", "study", "engines", "gate", "findings", "stages", "pipeline", "cli",
+    "registry", "storage", "study", "trial", "engines", "gate", "findings", "stages",
+    "pipeline", "cli",
 )
 # Libraries that these modules alone may import ...
 ONLY_IN = {

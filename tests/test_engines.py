@@ -81,6 +81,20 @@ def test_the_threads_are_divided_and_given_back(sleeper: Path) -> None:
     assert torch.get_num_threads() == before
 
 
+@pytest.mark.parametrize(
+    ("named", "count", "names"),
+    [("", 2, ["0", "1"]), ("2,3", 2, ["2", "3"]), ("GPU-a, GPU-b", 2, ["GPU-a", "GPU-b"]),
+     ("", 0, []), ("2,3", 0, [])],
+)
+def test_the_user_s_choice_of_gpus_stays(named: str, count: int, names: list[str]) -> None:
+    assert engines.cards_of({"CUDA_VISIBLE_DEVICES": named}, count) == names
+
+
+def test_a_cluster_needs_more_than_a_file() -> None:
+    with pytest.raises(BadInput, match="ALEXNET_STORAGE"):
+        engines.ready(SearchConfig(engine="ray", ray_address="host:6379"), "sqlite:////x.db")
+
+
 @pytest.mark.parametrize("address", ["127.0.0.1:1", "nonsense", "ray://127.0.0.1:1", "", ":99999"])
 def test_nobody_answers(address: str) -> None:
     pytest.importorskip("ray", reason="the extra [ray] is not installed")

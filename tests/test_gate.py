@@ -29,15 +29,16 @@ def config(pictures: Path, **changes: bool) -> SearchConfig:
 
 def record(tracker: Tracker, data: Splits, stage: str, **changes: str) -> None:
     tags = {
-        "stage": stage, "dataset": data.name, "optimizer": "sgd", "recipe": "report",
-        "data_digest": data.digest, **changes,
+        "stage": stage, "verdict": "pass", "dataset": data.name, "optimizer": "sgd",
+        "recipe": "report", "data_digest": data.digest, **changes,
     }
     with tracker.child(stage, tags):
         pass
 
 
 @pytest.mark.parametrize(
-    "changes", [None, {"optimizer": "adam"}, {"data_digest": "0"}, {"recipe": "other"}]
+    "changes",
+    [None, {"optimizer": "adam"}, {"data_digest": "0"}, {"recipe": "other"}, {"verdict": "fail"}],
 )
 def test_only_checks_of_the_same_thing_count(
     changes: dict[str, str] | None, store: Path, pictures: Path, data: Splits,

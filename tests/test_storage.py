@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import socket
+import json
+import shutil
 import subprocess
 import sys
 import threading
@@ -26,7 +27,8 @@ def _folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     "url",
     [
         "postgresql://me:geheim@127.0.0.1:1/none", "nonsense", "sqlite:////dev/null/all.db",
-        "oracle://me:geheim@127.0.0.1/x", "mysql://me:geheim@127.0.0.1:1/x", "://",
+        "oracle://me:geheim@127.0.0.1/x", "postgresql://me:geheim@127.0.0.1:abc/x",
+        "postgresql://127.0.0.1:1/x?user=me&password=geheim", "sqlite:////dev/shm/no/such/x.db", "mysql://me:geheim@127.0.0.1:1/x", "://",
     ],
 )
 def test_a_storage_that_does_not_answer(url: str) -> None:
@@ -44,22 +46,31 @@ def test_the_storage_s_address(monkeypatch: pytest.MonkeyPatch) -> None:
     assert url_of("") == "postgresql://x/y" and url_of("sqlite:////a/b.db") == "sqlite:////a/b.db"
 
 
+def test_mlflow_s_own_database_is_refused_and_untouched(empty_store: Path, tmp_path: Path) -> None:
+    shutil.copy(empty_store, tmp_path / "mlflow.db")
+    before = (tmp_path / "mlflow.db").read_bytes()
+    with pytest.raises(BadInput, match="a database of its own"):
+        Study(url_of("sqlite:///mlflow.db"), "it", {})
+    assert (tmp_path / "mlflow.db").read_bytes() == before
+
+
 def test_the_living_and_the_dead() -> None:
     with living() as worker:
         assert not gone(worker)
         assert not gone({**worker, "host": "elsewhere"}), "of another machine nothing is known"
     assert gone(worker)
-    assert not gone({"host": socket.gethostname(), "lock": "/no/such/folder/x.lock"})
+    assert not gone({**worker, "lock": "/no/such/folder/x.lock"})
+    assert not gone({**worker, "folder": "0:0"}), "a folder of that name in another container"
 
 
 def test_a_killed_process_is_gone() -> None:
     script = (
         "import os, signal, json\nfrom alexnet_mlflow.storage import living\n"
-        "with living() as worker:\n    print(worker['lock'], flush=True)\n"
+        "with living() as worker:\n    print(json.dumps(worker), flush=True)\n"
         "    os.kill(os.getpid(), signal.SIGKILL)\n"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
-    worker = {"host": socket.gethostname(), "lock": done.stdout.strip()}
+    worker = json.loads(done.stdout)
     assert Path(worker["lock"]).exists() and gone(worker)
     assert not Path(worker["lock"]).exists(), "its lock is cleared away"
 

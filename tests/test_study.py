@@ -138,6 +138,7 @@ def test_a_silent_worker_elsewhere_is_given_up_after_the_grace(
             time.sleep(5)
             taken = other.claim(slots(1))
             assert taken and taken.again
+            assert not lost.report([(0.9, 0.1)]), "it goes on in a slot that is another's"
             assert not lost.finish("completed", 0.9, result(lost)), "both have filled one slot"
             assert taken.finish("completed", 0.5, result(taken))
             assert len(other.filled()) == 1
@@ -172,6 +173,36 @@ def test_who_leads() -> None:
             assert not other.lead() and not other.leaderless()
     with opened() as other:
         assert other.leaderless() and other.lead()
+
+
+def test_a_leader_elsewhere_is_gone_when_its_heart_stands_still(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(module, "GRACE_SECONDS", 2)
+    monkeypatch.setattr(module, "HEARTBEAT_SECONDS", 0.2)
+    with opened() as one:
+        one.worker = {"host": "elsewhere", "lock": "/x/y.lock", "folder": "0:0"}
+        assert one.lead()
+        with opened() as other:
+            for _ in range(8):
+                time.sleep(0.5)
+                assert not other.leaderless() and not other.lead()
+            one._left.set()
+            other.leaderless()  # it sees the last beat
+            time.sleep(3)
+            assert other.leaderless() and other.lead()
+
+
+def test_a_diverged_trial_ranks_last_whatever_came_before() -> None:
+    with opened() as study:
+        for slot, outcome in zip(slots(3), ("completed", "diverged", "pruned"), strict=True):
+            claim = study.claim([slot])
+            assert claim
+            claim.report([(0.95 if outcome == "diverged" else 0.6, 0.1)])
+            claim.finish(outcome, 0.6, result(claim))
+        values = [trial.value for trial in study.optuna.trials]
+        assert values[1] == min(value for value in values if value is not None) < 0
+        assert study.optuna.best_trial.number == 0
 
 
 def test_another_search_of_that_name() -> None:

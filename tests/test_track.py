@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import socket
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from mlflow import MlflowClient
 from alexnet_mlflow.config import BadInput, DataConfig
 from alexnet_mlflow.data import load
 from alexnet_mlflow.model import Servable, build
-from alexnet_mlflow.track import connect, load_model, logged
+from alexnet_mlflow.track import connect, load_model, logged, without_password
 from alexnet_mlflow.train import EpochResult
 
 
@@ -177,11 +178,36 @@ def test_a_store_that_does_not_answer_is_told_at_once(
         mlflow.set_tracking_uri(before)
 
 
-def test_a_child_of_a_run_that_another_process_has_open(store: Path) -> None:
+def test_a_run_that_is_left_to_another_process_does_not_end(store: Path) -> None:
+    with connect().child("trial", {"stage": "trial"}) as run:
+        run.leave()
+    assert MlflowClient().get_run(str(run.run_id)).info.status == "RUNNING"
+    newest = connect().newest(stage="trial")
+    assert newest is not None and newest.run_id == run.run_id
+    assert connect().latest(stage="trial") is None, "it is not finished"
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["postgresql://me:geheim@host/x", "http://me:geheim@host:5000", "x://h/y?a=1&password=geheim"],
+)
+def test_nobody_reads_a_password(text: str) -> None:
+    told = without_password(f"the store {text} is away")
+    assert "geheim" not in told and "//" in told and told.endswith("is away")
+
+
+def test_a_child_of_a_run_that_another_process_has_open(
+    store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     tracker = connect()
     with tracker.child("parent", {"stage": "search"}) as parent:
         parent_id = str(parent.run_id)
+    with tracker.child("runner", {}) as runner:
+        pass
+    monkeypatch.setenv("MLFLOW_RUN_ID", str(runner.run_id))
     below = tracker.below(parent_id)
+    assert "MLFLOW_RUN_ID" not in os.environ, "the runner's run would be the first trial"
+    assert MlflowClient().get_run(str(runner.run_id)).data.tags["joins"] == parent_id
     assert below.child_with(slot="coarse 1") is None
     with below.child("trial", {"stage": "trial", "slot": "coarse 1"}) as child:
         child_id = child.run_id

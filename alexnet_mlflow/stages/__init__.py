@@ -26,7 +26,7 @@ from alexnet_mlflow.data import Inspection, Splits, baselines, stratified_part
 from alexnet_mlflow.data.split import Split
 from alexnet_mlflow.progress import say
 from alexnet_mlflow.runs import Tracker
-from alexnet_mlflow.train import EpochResult
+from alexnet_mlflow.train import EpochResult, divergence
 
 GRID_PICTURES = 12
 _MEASURED: dict[tuple[str, str], Mapping[str, tuple[int, int]]] = {}  # what `beside` knows
@@ -58,12 +58,13 @@ class StageResult:
 
 @contextmanager
 def opened(
-    config: RunConfig, tracker: Tracker, data: Splits, run_id: str | None = None
+    config: RunConfig, tracker: Tracker, data: Splits, run_id: str | None = None,
+    tags: Mapping[str, object] | None = None,
 ) -> Iterator[Tracker]:
-    """A run with all that every training stage logs: tags, parameters, data set, pictures."""
+    """A run with all that every training stage logs: tags (and these), parameters, pictures."""
     check_batch(config, data)
     name = f"{config.stage} {data.name} {config.optimizer}"
-    with tracker.child(name, tags_of(config, data), run_id) as run:
+    with tracker.child(name, {**tags_of(config, data), **(tags or {})}, run_id) as run:
         run.params(parameters(config))
         run.dataset(data, "training")
         if data.skipped:
@@ -193,19 +194,6 @@ def close(run: Tracker, verdict: Verdict, outcome: str = "completed") -> None:
     run.tags({"verdict": verdict, "outcome": outcome})
     if verdict == "fail":
         run.fail()
-
-
-def better(result: EpochResult, best: EpochResult | None) -> bool:
-    """Is this epoch the better one on validation? By accuracy, then by loss. Never if diverged."""
-    if result.diverged or best is None:
-        return not result.diverged
-    return (result.val_accuracy, -result.val_loss) > (best.val_accuracy, -best.val_loss)
-
-
-def divergence(last: EpochResult) -> dict[str, float]:
-    """Where training stopped being a number, as metrics."""
-    assert last.diverged_at_step is not None
-    return {"diverged_at_step": last.diverged_at_step, "diverged_at_epoch": last.epoch}
 
 
 def layer_lines(net: model.AlexNet) -> str:

@@ -29,9 +29,7 @@ from alexnet_mlflow.stages import (
     NOT_PARAMETERS,
     StageResult,
     beside,
-    better,
     close,
-    divergence,
     judged,
     layer_lines,
     opened,
@@ -39,7 +37,7 @@ from alexnet_mlflow.stages import (
     train_config,
 )
 from alexnet_mlflow.track import logged
-from alexnet_mlflow.train import EpochResult, State, fit, pick_device
+from alexnet_mlflow.train import EpochResult, State, better, divergence, fit, pick_device
 
 EXAMPLES = 2  # pictures of the input example; with one, torch.export would fix the batch at 1
 

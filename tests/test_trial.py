@@ -1,0 +1,82 @@
+"""A trial between two epochs: what is logged once, cut, saved, or left to another worker."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from mlflow import MlflowClient
+
+from alexnet_mlflow import checkpoint, trial
+from alexnet_mlflow.config import SearchConfig
+from alexnet_mlflow.progress import Trials
+from alexnet_mlflow.runs import Tracker
+from alexnet_mlflow.space import Range, Space, draws
+from alexnet_mlflow.storage import url_of
+from alexnet_mlflow.study import Claim, Slot, Study
+from alexnet_mlflow.track import connect
+from alexnet_mlflow.train import EpochResult
+from alexnet_mlflow.trial import Training
+
+SPACE = Space(Range(1e-5, 1e-1), Range(1e-6, 1e-3))
+SLOT = Slot("coarse", 1, SPACE, draws(SPACE, 1, 0)[0], 0)
+CONFIG = SearchConfig(epochs=3, prune="off")
+
+
+def epoch(number: int, accuracy: float = 0.5, diverged: int | None = None) -> EpochResult:
+    return EpochResult(
+        number, 0.7, 0.5, 0.6, accuracy, 0.01, 1.0, 100.0, diverged,
+        lambda: {"epoch": number, "step": number},
+    )
+
+
+def training(study: Study, claim: Claim, here: Tracker, resumed: bool = False) -> Training:
+    return Training(CONFIG, study, 0.5, claim, here, Trials(1), resumed)
+
+
+def test_a_trial_goes_on_from_its_checkpoint_and_logs_each_epoch_once(
+    store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trial, "SECONDS_BETWEEN_CHECKPOINTS", 0)
+    with Study(url_of(""), "it", {}) as study:
+        claim = study.claim([SLOT])
+        assert claim
+        with connect().child("trial", {}) as here:
+            first = training(study, claim, here)
+            assert first.state is None
+            assert not first.passed(epoch(1)) and not first.passed(epoch(2, 0.8))
+            here.metrics(epoch(3).figures, 3)  # logged, and killed before the checkpoint
+            second = training(study, claim, here, resumed=True)
+            assert second.state == {"epoch": 2, "step": 2} and len(second.history) == 2
+            assert not second.passed(epoch(3, 0.6))
+            found = second.found()
+        assert found["best_epoch"] == 2 and found["epochs"] == 3 and found["seconds"] == 3.0
+        history = MlflowClient().get_metric_history(str(here.run_id), "train_loss")
+        assert [point.step for point in history] == [1, 2, 3]
+        assert study.filled()["coarse 1"].curve == [(0.5, 0.6), (0.8, 0.6), (0.6, 0.6)]
+
+
+def test_a_diverged_trial_has_no_accuracy(store: Path) -> None:
+    with Study(url_of(""), "it", {}) as study:
+        claim = study.claim([SLOT])
+        assert claim
+        with connect().child("trial", {}) as here:
+            one = training(study, claim, here)
+            assert not one.passed(epoch(1, 0.9))
+            assert one.passed(epoch(2, 0.1, diverged=7)) and one.outcome == "diverged"
+            found = one.found()
+        assert found["best_val_accuracy"] is None and found["diverged_at_step"] == 7
+        run = MlflowClient().get_run(str(here.run_id))
+        assert run.data.tags["outcome"] == "diverged"
+        assert "best_val_accuracy" not in run.data.metrics
+
+
+def test_a_trial_that_was_taken_over_stops(store: Path) -> None:
+    with Study(url_of(""), "it", {}) as study:
+        claim = study.claim([SLOT])
+        assert claim
+        with connect().child("trial", {}) as here:
+            one = training(study, claim, here)
+            claim.abandon()  # as another worker would, after a minute's silence
+            assert one.passed(epoch(1)) and one.lost
+            assert here.run_id and not checkpoint.path_of(here.run_id).exists()
