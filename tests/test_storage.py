@@ -28,7 +28,8 @@ def _folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     [
         "postgresql://me:geheim@127.0.0.1:1/none", "nonsense", "sqlite:////dev/null/all.db",
         "oracle://me:geheim@127.0.0.1/x", "postgresql://me:geheim@127.0.0.1:abc/x",
-        "postgresql://127.0.0.1:1/x?user=me&password=geheim", "sqlite:////dev/shm/no/such/x.db", "mysql://me:geheim@127.0.0.1:1/x", "://",
+        "postgresql://127.0.0.1:1/x?user=me&password=geheim", "sqlite:////dev/shm/no/such/x.db",
+        "mysql://me:geheim@127.0.0.1:1/x", "://",
     ],
 )
 def test_a_storage_that_does_not_answer(url: str) -> None:
