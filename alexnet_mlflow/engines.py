@@ -56,9 +56,10 @@ def leader_gone() -> bool:
 def ready(config: SearchConfig, url: str) -> None:
     """BadInput at once where the workers could not be started later."""
     if config.engine == "ray":
-        if config.ray_address != "local" and url.startswith("sqlite"):
+        here = config.ray_address.startswith(("auto", "local", "127.", "ray://127."))
+        if not here and url.startswith("sqlite"):
             raise BadInput(
-                "--engine=ray on a cluster needs a database that all its machines reach, not a "
+                "--engine=ray on other machines needs a database that all its machines reach, not a "
                 "sqlite file: give --storage=postgresql://... or ALEXNET_STORAGE"
             )
         _cluster(config)
