@@ -59,7 +59,7 @@ def ready(config: SearchConfig, url: str) -> None:
         here = config.ray_address.startswith(("auto", "local", "127.", "ray://127."))
         if not here and url.startswith("sqlite"):
             raise BadInput(
-                "--engine=ray on other machines needs a database that all its machines reach, not a "
+                "--engine=ray on other machines needs a database that all of them reach, not a "
                 "sqlite file: give --storage=postgresql://... or ALEXNET_STORAGE"
             )
         _cluster(config)

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from alexnet_mlflow.progress import say, shown
+from alexnet_mlflow.progress import Trials, say, shown
 from alexnet_mlflow.train import EpochResult
 
 
@@ -79,3 +79,33 @@ def test_on_a_terminal_a_bar_counts_from_the_resumed_epoch(
     assert b"1/5" not in text
     assert b"epoch 5/5" not in text  # no lines besides the bar
     assert capfd.readouterr().out == ""
+
+
+def test_a_line_a_trial_where_nobody_watches(capsys: pytest.CaptureFixture[str]) -> None:
+    with Trials(4) as trials:
+        trials.at(0, 0, 0, None)
+        trials.epoch("coarse 1", result(1), 5)
+        trials.ended("coarse 1", "diverged", result(1, diverged_at_step=7))
+        trials.at(1, 0, 1, 0.875)
+        trials.ended("coarse 2", "completed", result(5))
+    out, err = capsys.readouterr()
+    first, second = err.splitlines()
+    assert out == "" and first.startswith("coarse 1  diverged after epoch 1")
+    assert "none has learnt yet" in first
+    assert second.startswith("coarse 2  completed after epoch 5")
+    assert second.endswith("(best 87.50%, 0 cut, 1 diverged)")
+
+
+def test_one_bar_of_trials_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    ours, theirs = pty.openpty()
+    termios.tcsetwinsize(theirs, (24, 120))
+    with os.fdopen(theirs, "w") as terminal:
+        monkeypatch.setattr(sys, "stderr", terminal)
+        with Trials(10) as trials:
+            trials.at(4, 1, 2, 0.5)  # of an earlier session
+            trials.epoch("coarse 5", result(2), 5)
+            trials.at(6, 1, 3, 0.625)
+            trials._bar.refresh()
+        seen = os.read(ours, 99999).decode()
+    os.close(ours)
+    assert "coarse 5 2/5" in seen and "6/10" in seen and "best 62.50%, 1 cut, 3 diverged" in seen
