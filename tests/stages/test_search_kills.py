@@ -7,11 +7,11 @@ import random
 import subprocess
 import sys
 import time
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
 from mlflow import MlflowClient
+from mlflow.entities import Run
 
 from tests.stages.test_search import rows_of
 
@@ -44,23 +44,34 @@ def test_the_table_of_a_killed_search_is_the_same(
     done = subprocess.run(command, env=whole, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     took = time.monotonic() - started
-    chance, within = random.Random(1), 0
-    for _ in range(KILLS):
+    chance, kills, within = random.Random(1), 0, 0
+    while kills < KILLS:
         with subprocess.Popen(
             command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         ) as running:
-            with suppress(subprocess.TimeoutExpired):
-                running.wait(chance.uniform(0.2, 0.8) * took)
-            running.kill()
+            try:  # a search that has ended is followed by another
+                assert running.wait(chance.uniform(0.1, 0.7) * took) == 0
+            except subprocess.TimeoutExpired:
+                running.kill()
+                kills += 1
         within += bool(list(Path("checkpoints").glob("*/last.pt")))
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert within or KILLS < 3, "no kill came within a trial"
 
     client = MlflowClient()
-    first, second = client.search_runs(
+    first, *others = client.search_runs(
         ["0"], "tags.stage = 'search'", order_by=["attributes.start_time ASC"]
-    )  # one each, however often it was killed
+    )
+    assert others, "nothing was searched"
+    for other in others:
+        assert other.info.status == "FINISHED", "a killed search has left a second parent"
+        same_table(client, first, other)
+        same_trials(client, other)
+    assert not list(Path("checkpoints").glob("*/last.pt")), "a checkpoint stays"
+
+
+def same_table(client: MlflowClient, first: Run, second: Run) -> None:
     tables = [
         [{key: text for key, text in row.items() if key not in ("seconds", "run_id")}
          for row in rows_of(client, run.info.run_id)]
@@ -68,12 +79,15 @@ def test_the_table_of_a_killed_search_is_the_same(
     ]
     assert tables[0] == tables[1]
     assert first.data.params["best_lr"] == second.data.params["best_lr"]
-    trials = client.search_runs(["0"], f"tags.`mlflow.parentRunId` = '{second.info.run_id}'")
+
+
+def same_trials(client: MlflowClient, parent: Run) -> None:
+    """Every slot has one run, which is finished and has every epoch once."""
+    trials = client.search_runs(["0"], f"tags.`mlflow.parentRunId` = '{parent.info.run_id}'")
     slots = [run.data.tags["slot"] for run in trials]
     assert sorted(slots) == sorted(set(slots)), "a trial has two runs"
-    assert len(slots) == len(tables[1])
+    assert len(slots) == len(rows_of(client, parent.info.run_id))
     for run in trials:
         assert run.info.status == "FINISHED", run.data.tags["slot"]
         told = client.get_metric_history(run.info.run_id, "train_loss")
         assert [point.step for point in told] == sorted({point.step for point in told})
-    assert not list(Path("checkpoints").glob("*/last.pt")), "a checkpoint stays"
