@@ -6,6 +6,7 @@ import csv
 import dataclasses
 import json
 import os
+import re
 import sqlite3
 import subprocess
 import sys
@@ -72,8 +73,8 @@ def test_the_fine_draws_lie_in_the_narrowed_range(babysat: Babysat) -> None:
     client = MlflowClient(f"sqlite:///{babysat.folder}/mlflow.db")
     for run in babysat.runs["search"]:
         text = Path(client.download_artifacts(run.info.run_id, "narrowing.txt")).read_text()
-        low, high = text.split("becomes ")[1].split(",")[0].split(" .. ")
-        floor, ceiling = (10 ** float(part.removeprefix("10^")) for part in (low, high))
+        [low, high] = re.findall(r"becomes 10\^(\S+) \.\. 10\^(-?[\d.]+\d)", text)[0]
+        floor, ceiling = 10 ** float(low), 10 ** float(high)
         for row in rows_of(client, run.info.run_id):
             if row["phase"] == "fine":
                 assert floor * 0.98 <= float(row["lr"]) <= ceiling * 1.02
