@@ -15,7 +15,7 @@ from mlflow.entities import Run
 
 from tests.stages.test_search import rows_of
 
-KILLS = int(os.environ.get("ALEXNET_KILLS", "6"))
+KILLS = int(os.environ.get("ALEXNET_KILLS", "4"))
 SEARCH = """
 import sys
 from alexnet_mlflow import cli
