@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 UV := $(BIN)/uv pip install --quiet --python $(BIN)/python
-DEMO := --dataset=faces --optimizer=both --trials=10 --fine-trials=4 --epochs=15
+DEMO := --dataset=faces --optimizer=both --trials=10 --fine-trials=3 --repeats=1 --epochs=10
 
 export MLFLOW_DISABLE_TELEMETRY ?= true
 
