@@ -186,7 +186,7 @@ class SpaceConfig(RunConfig):
     weight_decay_low: float = _option(1e-6, "Lowest weight decay of the coarse search.")
     weight_decay_high: float = _option(1e-3, "Highest weight decay of the coarse search.")
     sampler: str = _option("random", "Who draws; tpe learns from the trials before.", SAMPLERS)
-    prune: str = _option("halving", "When a hopeless trial is cut.", PRUNERS)
+    prune: str = _option("halving", "When the worse trials are cut.", PRUNERS)
     exhaustive: bool = _option(False, "The report's way: no trial is cut.")
     force: bool = _option(False, "Go on where a check fails; the run is tagged forced.")
     storage: str = _option("", "Optuna storage of the trials [else sqlite:///optuna.db].")

@@ -17,6 +17,7 @@ from alexnet_mlflow.config import SearchConfig, TrainConfig
 from alexnet_mlflow.data import Splits
 from alexnet_mlflow.model import build
 from alexnet_mlflow.progress import say
+from alexnet_mlflow.prune import epochs_at_most, rungs
 from alexnet_mlflow.runs import Tracker
 from alexnet_mlflow.train import make_optimizer, resident, train_step
 
@@ -59,13 +60,17 @@ def forecast(config: SearchConfig, data: Splits, device: torch.device, here: Tra
         len(data.train) / config.batch_size + len(data.val) / config.batch_size / 3
     )
     trials = config.trials + config.fine_trials + config.repeats
-    most = trials * config.epochs * seconds
+    waits = rungs(config.prune, config.epochs)
+    phases = (epochs_at_most(size, waits, config.epochs)
+              for size in (config.trials, config.fine_trials))
+    epochs = sum(phases) + config.repeats * config.epochs
+    most = epochs * seconds
     shared = config.workers if device.type == "cuda" else 1  # a CPU's cores are shared anyway
     here.metrics({"forecast_seconds_at_most": most / shared})
     return (
-        f"{trials} trials of at most {config.epochs} epochs, about {shortly(seconds)} an epoch: "
-        f"at most {shortly(most / shared)}, less where trials diverge or are cut. Shorter with "
-        "--limit, fewer --trials, or a GPU."
+        f"{trials} trials of up to {config.epochs} epochs, {epochs} in all at most, about "
+        f"{shortly(seconds)} an epoch: at most {shortly(most / shared)}, less where trials "
+        "diverge. Shorter with --limit, fewer --trials, or a GPU."
     )
 
 

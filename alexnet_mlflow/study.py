@@ -2,12 +2,13 @@
 
 The only file that knows Optuna. A search is a list of slots ("coarse 1", ...) that the caller
 makes from its seed; a worker claims the first slot that nobody has, as one Optuna trial. A trial
-whose worker is gone is marked FAIL and its slot is claimed again, so that a slot's trial is the
-first one that is not FAIL. Two workers that claim one slot at once are kept apart by a lock (on
-sqlite and PostgreSQL); elsewhere the trial with the lower number counts, the other is given up.
+whose worker is gone is marked FAIL and its slot is claimed again. One that waits at a rung
+(prune.py) is PRUNED, and goes on as another trial of its slot: what is to go furthest counts. Two
+workers that claim one slot at once are kept apart by a lock (on sqlite and PostgreSQL); elsewhere
+the trial with the lower number counts, the other is given up.
 
-Optuna's pruners are not used: they would count what an abandoned attempt has reported, so that a
-resumed search would decide otherwise (prune.py).
+Optuna's pruners are not used: they judge a trial as soon as it reports, by whoever is there, and
+count what an abandoned attempt has reported, so that a resumed search would decide otherwise.
 """
 
 from __future__ import annotations
@@ -50,6 +51,7 @@ class Slot:
     space: Space
     point: Point | None  # None: the sampler proposes it when the slot is claimed
     seed: int
+    until: int = 0  # the epoch at which its trial stops, to wait there or at its end
 
     @property
     def name(self) -> str:
@@ -65,10 +67,16 @@ class Filled:
     curve: Curve
     result: dict[str, Any]  # what the worker said on finishing
     run_id: str | None
+    until: int = 0  # how far the slot's trial was to go
 
     @property
     def finished(self) -> bool:
+        """Has it ended, or does it wait?"""
         return self.outcome != "running"
+
+    def reached(self, slot: Slot) -> bool:
+        """Is done what the slot asks for by now?"""
+        return self.finished and self.until >= slot.until
 
 
 class Claim:
@@ -234,27 +242,38 @@ class Study:
         optuna.delete_study(study_name=self.name, storage=self.storage)
 
     def filled(self) -> dict[str, Filled]:
-        """The record of every slot that has a trial, by the slot's name."""
-        return {name: _filled(trial) for name, trial in self._live().items()}
+        """The record of every slot that has a trial, by the slot's name.
 
-    def _live(self) -> dict[str, FrozenTrial]:
-        """Each slot's trial: the first that is not FAIL."""
-        live: dict[str, FrozenTrial] = {}
+        The curve is the longest of the slot: one that goes on without its state starts anew.
+        """
+        return {
+            name: _filled(trials[0], max((_curve(trial) for trial in trials), key=len))
+            for name, trials in self._live().items()
+        }
+
+    def _live(self) -> dict[str, list[FrozenTrial]]:
+        """Each slot's trials without FAIL; the one that counts is the first: it goes furthest."""
+        live: dict[str, list[FrozenTrial]] = {}
         for trial in self.optuna.get_trials(deepcopy=False):
             name = trial.user_attrs.get("slot")
             if name is not None and trial.state is not TrialState.FAIL:
-                live.setdefault(name, trial)
+                live.setdefault(name, []).append(trial)
+        for trials in live.values():
+            trials.sort(key=lambda trial: (-_until(trial), trial.number))
         return live
 
     def claim(self, slots: Sequence[Slot], sampler: str = "random") -> Claim | None:
-        """The first of these slots that nobody has or whose worker is gone; None if there is none.
+        """The first of these slots that is to be filled and that nobody has; None if there is none.
+
+        Nobody has it: no worker does, its worker is gone, or its trial waits and is to go on.
         """
         with self._alone():
             self._abandon_dead()
             live = self._live()
             for slot in slots:
-                held = live.get(slot.name)
-                if held is None:
+                [held, *_] = live.get(slot.name, [None])
+                waits = held is not None and _until(held) < slot.until and held.state.is_finished()
+                if held is None or waits:
                     self._enqueue(slot)
                 elif held.state is not TrialState.WAITING:
                     continue
@@ -266,7 +285,9 @@ class Study:
         """One more trial for the slot, at the point of the attempt before where there was one."""
         before = [trial for trial in self.optuna.get_trials(deepcopy=False)
                   if trial.user_attrs.get("slot") == slot.name]
-        attributes: dict[str, Any] = {"slot": slot.name, "phase": slot.phase, "worker": self.worker}
+        attributes: dict[str, Any] = {
+            "slot": slot.name, "phase": slot.phase, "worker": self.worker, "until": slot.until,
+        }
         params = slot.point and asdict(slot.point)
         if before:
             attributes["again"] = True
@@ -279,8 +300,8 @@ class Study:
         self.optuna.sampler = _sampler(sampler, slot.seed)
         with quietly():
             trial = self.optuna.ask()
-        mine = self._live().get(slot.name)
-        if trial.user_attrs.get("slot") != slot.name or mine is None or mine.number != trial.number:
+        counts = [held[0].number for held in self._live().values()]
+        if trial.user_attrs.get("slot") != slot.name or trial.number not in counts:
             self.optuna.tell(trial, state=TrialState.FAIL)  # somebody was faster
             return None
         trial.set_user_attr("worker", self.worker)
@@ -333,14 +354,21 @@ def _sampler(name: str, seed: int) -> optuna.samplers.BaseSampler:
     return optuna.samplers.RandomSampler(seed=seed % 2**32)
 
 
-def _filled(trial: FrozenTrial) -> Filled:
+def _until(trial: FrozenTrial) -> int:
+    return int(trial.user_attrs.get("until", 0))
+
+
+def _curve(trial: FrozenTrial) -> Curve:
+    return [(float(accuracy), float(loss)) for accuracy, loss in trial.user_attrs.get("curve", [])]
+
+
+def _filled(trial: FrozenTrial, curve: Curve) -> Filled:
     known, finished = trial.user_attrs, trial.state.is_finished()
-    curve = [(float(accuracy), float(loss)) for accuracy, loss in known.get("curve", [])]
     params = {"lr": 0.0, "weight_decay": 0.0, **trial.params}
     point = Point(**known["result"]["point"]) if finished else Point(**params)
     return Filled(
         point=point, outcome=known["outcome"] if finished else "running", curve=curve,
-        result=known.get("result", {}), run_id=known.get("run_id"),
+        result=known.get("result", {}), run_id=known.get("run_id"), until=_until(trial),
     )
 
 

@@ -1,4 +1,4 @@
-"""One trial of a search as it goes: its history, its checkpoint, and whether it is worth going on.
+"""One trial of a search as it goes: its history, its checkpoint, and where it stops.
 
 The loop that trains is the caller's; this stands between two of its epochs. What is on a
 checkpoint has been logged, so that no metric is lost; what was logged is not logged again.
@@ -13,23 +13,22 @@ from typing import Any
 from alexnet_mlflow import checkpoint
 from alexnet_mlflow.config import SearchConfig
 from alexnet_mlflow.progress import Trials
-from alexnet_mlflow.prune import hopeless
 from alexnet_mlflow.runs import Tracker
-from alexnet_mlflow.study import Claim, Curve, Study
+from alexnet_mlflow.study import Claim, Curve
 from alexnet_mlflow.train import EpochResult, better, divergence
 
 SECONDS_BETWEEN_CHECKPOINTS = 20.0  # a state is 0.25 GB: written each epoch it would cost a tenth
 
 
 class Training:
-    """One trial as it goes: its history, its checkpoint, and whether it is worth going on."""
+    """One trial as it goes: its history, its checkpoint, and whether it stops here."""
 
     def __init__(
-        self, config: SearchConfig, study: Study, chance: float, claim: Claim, here: Tracker,
-        shown: Trials, resumed: bool,
+        self, config: SearchConfig, claim: Claim, here: Tracker, shown: Trials, resumed: bool
     ) -> None:
-        self.config, self.study, self.chance = config, study, chance
         self.claim, self.here, self.shown = claim, here, shown
+        assert config.epochs is not None
+        self.epochs = config.epochs
         self.path = checkpoint.path_of(here.run_id) if here.run_id else None
         saved = checkpoint.load(self.path) if resumed and self.path and self.path.exists() else None
         self.state = saved["training"] if saved else None
@@ -39,48 +38,45 @@ class Training:
         ]
         self.logged = here.steps("train_loss") if resumed else set()
         self.saved_at = time.monotonic()
-        self.outcome = "completed"
-        self.lost = False  # another worker has the slot
+        self.outcome = self._outcome()
+        self.lost = bool(self.history) and not claim.report(self.curve)  # another has the slot
 
     @property
     def curve(self) -> Curve:
         return [(item.val_accuracy, item.val_loss) for item in self.history if not item.diverged]
 
+    def _outcome(self) -> str:
+        """What it is by now; `running` while it has epochs to go."""
+        if not self.history or self.history[-1].epoch < self.claim.slot.until:
+            return "running"
+        return "completed" if self.history[-1].epoch >= self.epochs else "pruned"
+
     def passed(self, result: EpochResult) -> bool:
-        """Log, save and judge an epoch; True where the trial is over."""
-        config = self.config
+        """Log, report and save an epoch; True where the trial stops."""
         self.history.append(result.bare())
         if result.epoch not in self.logged:
             self.here.metrics(result.figures, result.epoch)
-        self.shown.epoch(self.claim.slot.name, result, config.epochs or 0)
+        self.shown.epoch(self.claim.slot.name, result, self.epochs)
         if result.diverged:
             self.outcome = "diverged"
             return True
         self.lost = not self.claim.report(self.curve)
         if self.lost:
             return True
-        assert config.epochs is not None
-        if result.epoch < config.epochs and self._hopeless(config.epochs):
-            self.outcome = "pruned"
+        self.outcome = self._outcome()
+        if self.outcome != "running":
+            self.state = result.state() if self.outcome == "pruned" else None
             return True
-        self._save(result)
+        if time.monotonic() - self.saved_at >= SECONDS_BETWEEN_CHECKPOINTS:
+            self.state = result.state()
+            self.save()
         return False
 
-    def _hopeless(self, epochs: int) -> bool:
-        config, slot = self.config, self.claim.slot
-        if config.prune == "off" or slot.phase == "repeat":
-            return False
-        others = [
-            one.curve for name, one in self.study.filled().items()
-            if name != slot.name and one.outcome != "diverged" and not name.startswith("repeat")
-        ]
-        return hopeless(config.prune, self.curve, others, epochs, self.chance)
-
-    def _save(self, result: EpochResult) -> None:
-        late = time.monotonic() - self.saved_at >= SECONDS_BETWEEN_CHECKPOINTS
-        if self.path and late and result.epoch < (self.config.epochs or 0):
+    def save(self) -> None:
+        """Write the state, for whoever goes on."""
+        if self.path:
             rows = [{"epoch": item.epoch, **item.figures} for item in self.history]
-            checkpoint.save(self.path, {"training": result.state(), "history": rows})
+            checkpoint.save(self.path, {"training": self.state, "history": rows})
             self.saved_at = time.monotonic()
 
     def found(self) -> dict[str, Any]:
@@ -92,8 +88,10 @@ class Training:
         if self.outcome == "diverged":
             best = None  # it has no accuracy, whatever came before
             self.here.metrics(divergence(last))
-        if best:
-            self.here.metrics({"best_val_accuracy": best.val_accuracy, "best_epoch": best.epoch})
+        told = self.here.steps("best_epoch")
+        if best and last.epoch not in told:  # once a stop
+            figures = {"best_val_accuracy": best.val_accuracy, "best_epoch": best.epoch}
+            self.here.metrics(figures, last.epoch)
         self.here.tags({"outcome": self.outcome})
         return {
             "point": dataclasses.asdict(point),

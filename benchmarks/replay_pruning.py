@@ -5,24 +5,27 @@
 
 The second form makes a record: STORE, the search's RUN, the CHANCE of the validation split (share
 of its most frequent class), FILE. A record holds every trial's validation curve; the first form
-replays the rules on all of them. A trial that is cut keeps its curve so far; the next ones are
-judged by it. Coarse and fine trials stay apart, in many random orders each; the fine trials are the
-recorded ones. What pruning does to narrowing is seen in the last figure alone.
+replays the rules on all of them, coarse and fine trials apart, as the search does. A rule sees the
+set of a phase's trials, not their order: the first figure of a cell is the recorded search's own.
+For a mean, searches are drawn from it: each has SHARE of the recorded coarse and fine trials, and
+is held against its own exhaustive self. The fine trials are the recorded ones; what pruning does to
+narrowing is seen in the last figure alone.
 
 spent: epochs / epochs of the exhaustive search, each diverged trial's included (they end in their
 first epoch, whatever the rule). regret: exhaustive best - best found, cut trials' epochs included,
-in points of validation accuracy. inside: the share of the orders in which the fine range narrowed
-from the coarse trials, cut ones among them, holds the learning rate of the exhaustive best.
+in points of validation accuracy. inside: the share of the drawn searches in which the fine range
+narrowed from the coarse trials, cut ones among them, holds the learning rate of the exhaustive best
+of all recorded trials.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import statistics
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import click
@@ -30,20 +33,22 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from alexnet_mlflow.prune import (
-    RULES,
-    Curve,
-    Standing,
-    highest_accuracy,
-    hopeless,
-    lowest_loss,
-    outranked,
-    rungs,
-)
+from alexnet_mlflow.config import PRUNERS
+from alexnet_mlflow.prune import ETA, Curve, Standing, lowest_loss, rounds, rungs
 from alexnet_mlflow.space import Outcome, Point, Range, Space, narrow
 
 RECORDS = Path(__file__).resolve().parent / "records"
-Rule = Callable[[Curve, Sequence[Curve], int, float], bool]
+SHARE = 0.75
+PHASES = ("coarse", "fine")
+
+
+@dataclass(frozen=True)
+class Rule:
+    """Where trials wait for one another, how many go on, and who."""
+
+    waits: tuple[int, ...]
+    eta: int = ETA
+    standing: Standing = lowest_loss
 
 
 @dataclass(frozen=True)
@@ -104,66 +109,93 @@ def read(path: Path) -> Search:
     return Search(name, record["status"], record["epochs"], record["chance"], space, trials)
 
 
+def of_phase(search: Search, phase: str) -> list[Trial]:
+    return [trial for trial in search.trials if trial.phase == phase]
+
+
 @dataclass(frozen=True)
 class Replay:
-    """What came of one order of the trials."""
+    """What came of a search with a rule."""
 
     spent: float  # of the exhaustive epochs
     regret: float  # points of validation accuracy
-    inside: bool  # the fine range would hold the exhaustive best
+    space: Space  # the fine range; the coarse one where no trial learnt
 
 
-def replay(search: Search, rule: Rule, seed: int) -> Replay:
-    """The search in a random order, each trial judged after each epoch."""
-    rng = np.random.default_rng(seed)
-    seen: list[Curve] = []
-    outcomes: dict[str, list[Outcome]] = {"coarse": [], "fine": []}
-    spent = 0
-    for phase, tried in outcomes.items():
-        trials = [trial for trial in search.trials if trial.phase == phase]
-        for place in rng.permutation(len(trials)):
-            trial = trials[place]
-            done = trial.epochs
-            if trial.outcome != "diverged":
-                done = next((end for end in range(1, done) if rule(
-                    trial.curve[:end], seen, search.epochs, search.chance)), done)
-                seen.append(trial.curve[:done])
-            spent += done
-            tried.append(trial.after(done))
+def epochs_of(trials: Sequence[Trial], rule: Rule, epochs: int) -> list[int]:
+    """The epochs that each trial of a phase gets: round after round, until none goes on."""
+    names = [str(place) for place in range(len(trials))]
+    lost = {name for name, trial in zip(names, trials, strict=True) if trial.outcome == "diverged"}
+    had = dict.fromkeys(names, 0)
+    while True:
+        seen: dict[str, Curve] = {
+            name: trial.curve[: had[name]] for name, trial in zip(names, trials, strict=True)
+        }
+        goals = rounds(seen, lost, rule.waits, epochs, rule.eta, rule.standing).goals
+        if goals == had:
+            break
+        had = goals
+    return [trial.epochs if trial.outcome == "diverged" else had[name]
+            for name, trial in zip(names, trials, strict=True)]
+
+
+def replay(search: Search, rule: Rule) -> Replay:
+    """The search as it would have gone with this rule."""
+    spent, outcomes = 0, dict[str, list[Outcome]]()
+    for phase in PHASES:
+        trials = of_phase(search, phase)
+        done = epochs_of(trials, rule, search.epochs)
+        spent += sum(done)
+        outcomes[phase] = [
+            trial.after(epochs) for trial, epochs in zip(trials, done, strict=True)
+        ]
     best = max(item.val_accuracy or 0.0 for tried in outcomes.values() for item in tried)
     narrowed = narrow(search.space, outcomes["coarse"], search.chance)
-    lr = narrowed.space.lr if narrowed else search.space.lr
-    inside = lr.low <= search.winner.point.lr <= lr.high
-    return Replay(spent / search.spent, 100 * (search.best - best), inside)
+    space = narrowed.space if narrowed else search.space
+    return Replay(spent / search.spent, 100 * (search.best - best), space)
 
 
-def halving(
-    eta: int, first: int, standing: Standing,
-    curve: Curve, others: Sequence[Curve], epochs: int, chance: float,
-) -> bool:
-    """Successive halving with its settings free."""
-    del chance
-    return len(curve) in rungs(epochs, eta, first) and outranked(curve, others, eta, standing)
+def drawn(search: Search, seed: int) -> Search:
+    """A search with SHARE of the trials of each phase, one sound one at least."""
+    rng = np.random.default_rng(seed)
+    while True:
+        kept = [
+            trials[place]
+            for trials in (of_phase(search, phase) for phase in PHASES)
+            for place in rng.permutation(len(trials))[: round(SHARE * len(trials))]
+        ]
+        if sound(kept):
+            return dataclasses.replace(search, trials=tuple(kept))
 
 
 def rules() -> Iterator[tuple[str, Rule]]:
-    """The house's rules, then what was tried beside them."""
-    for name in RULES:
-        yield name, partial(hopeless, name)
+    """The house's rules, then what was tried beside them; all for searches of ten epochs."""
+    for name in PRUNERS:
+        yield name, Rule(rungs(name, 10))
     for standing in (lowest_loss, highest_accuracy):
         by = standing.__name__.replace("_", " ")
-        for eta in (2, 3, 4):
-            for first in (1, 2, 3):
-                yield f"eta {eta}, from epoch {first}, {by}", partial(halving, eta, first, standing)
+        for waits in (rungs("halving", 10), (1, 2, 4, 8), (2, 6)):
+            for eta in (2, 3, 4, 5):
+                at = ", ".join(map(str, waits))
+                yield f"best 1/{eta} at {at}, {by}", Rule(waits, eta, standing)
 
 
-def summary(search: Search, rule: Rule, orders: int) -> dict[str, float]:
-    """Means over the orders."""
-    every = [replay(search, rule, seed) for seed in range(orders)]
+def highest_accuracy(curve: Curve) -> tuple[float, ...]:
+    """The accuracy of the best epoch; among equals the loss decides."""
+    return max((accuracy, -loss) for accuracy, loss in curve)
+
+
+def summary(search: Search, rule: Rule, searches: int) -> dict[str, float]:
+    """The recorded search's own figures, and means over searches drawn from it."""
+    own = replay(search, rule)
+    every = [replay(drawn(search, seed), rule) for seed in range(searches)]
+    best = search.winner.point.lr
     return {
-        "spent": statistics.mean(one.spent for one in every),
-        "regret": statistics.mean(one.regret for one in every),
-        "inside": statistics.mean(one.inside for one in every),
+        "spent": own.spent,
+        "regret": own.regret,
+        "mean_spent": statistics.mean(one.spent for one in every),
+        "mean_regret": statistics.mean(one.regret for one in every),
+        "inside": statistics.mean(one.space.lr.low <= best <= one.space.lr.high for one in every),
     }
 
 
@@ -207,25 +239,26 @@ def export(store: str, run: str, chance: float, out: Path) -> None:
 
 
 @click.command()
-@click.option("--orders", default=200, help="Random orders of the trials.")
+@click.option("--searches", default=200, help="How many to draw from each record.")
 @click.option("--export", "exported", type=(str, str, float, Path), default=None,
               help="STORE RUN CHANCE FILE: make a record instead.")
-def main(orders: int, exported: tuple[str, str, float, Path] | None) -> None:
+def main(searches: int, exported: tuple[str, str, float, Path] | None) -> None:
     """Replay every rule on every record; a table."""
     if exported is not None:
         export(*exported)
         return
-    searches = [read(path) for path in sorted(RECORDS.glob("*curves*.json"))]
-    for search in searches:
+    records = [read(path) for path in sorted(RECORDS.glob("*curves*.json"))]
+    for search in records:
         lost = len(search.trials) - len(sound(search.trials))
         click.echo(f"{search.name}: {len(search.trials)} trials, {lost} diverged, {search.spent} "
                    f"epochs, best {search.best:.1%}, {search.status}")
-    click.echo("| rule | " + " | ".join(search.name for search in searches) + " |")
-    click.echo("|---|" + "---|" * len(searches))
+    click.echo("| rule | " + " | ".join(search.name for search in records) + " |")
+    click.echo("|---|" + "---|" * len(records))
     for name, rule in rules():
-        cells = [summary(search, rule, orders) for search in searches]
+        cells = [summary(search, rule, searches) for search in records]
         texts = [
-            f"{cell['spent']:.0%}, {cell['regret']:.2f}, {cell['inside']:.0%}" for cell in cells
+            f"{cell['spent']:.0%}, {cell['regret']:.2f}; {cell['mean_spent']:.0%}, "
+            f"{cell['mean_regret']:.2f}, {cell['inside']:.0%}" for cell in cells
         ]
         click.echo(f"| {name} | " + " | ".join(texts) + " |")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import subprocess
 import sys
@@ -71,6 +72,36 @@ def test_slots_are_claimed_in_order_each_once_at_its_point() -> None:
         assert filled["coarse 1"].finished and filled["coarse 2"].outcome == "diverged"
         assert filled["coarse 3"].outcome == "running" and filled["coarse 3"].curve == [(0.5, 0.7)]
         assert third.finish("pruned", 0.5, result(third))
+
+
+def test_a_trial_that_waits_goes_on_once(url: str) -> None:
+    short, long = (
+        [dataclasses.replace(slot, until=until) for slot in slots(2)] for until in (1, 3)
+    )
+    with opened("waits", url) as one, opened("waits", url) as other:
+        claims = [one.claim(short), other.claim(short)]
+        for claim in claims:
+            assert claim
+            claim.started("run of " + claim.slot.name)
+            claim.report([(0.5, 0.7)])
+        assert one.claim([long[0]]) is None, "it goes on before it waits"
+        for claim in claims:
+            assert claim and claim.finish("pruned", 0.5, result(claim))
+        filled = one.filled()
+        assert all(filled[slot.name].reached(slot) for slot in short)
+        assert not any(filled[slot.name].reached(slot) for slot in long)
+        assert one.claim(short) is None
+        again = one.claim([long[1]])
+        assert again and again.run_id == "run of coarse 2" and again.point == long[1].point
+        assert other.claim([long[1]]) is None, "two go on with one trial"
+        again.abandon()
+        third = other.claim([long[1]])
+        assert third and third.run_id == "run of coarse 2"
+        third.report([(0.6, 0.6)] * 3)
+        third.finish("completed", 0.6, result(third))
+        filled = one.filled()
+        assert [one.outcome for one in filled.values()] == ["pruned", "completed"]
+        assert [len(one.curve) for one in filled.values()] == [1, 3]
 
 
 WORKER = """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,7 @@ from alexnet_mlflow.train import EpochResult
 from alexnet_mlflow.trial import Training
 
 SPACE = Space(Range(1e-5, 1e-1), Range(1e-6, 1e-3))
-SLOT = Slot("coarse", 1, SPACE, draws(SPACE, 1, 0)[0], 0)
+SLOT = Slot("coarse", 1, SPACE, draws(SPACE, 1, 0)[0], 0, until=3)
 CONFIG = SearchConfig(epochs=3, prune="off")
 
 
@@ -30,8 +31,8 @@ def epoch(number: int, accuracy: float = 0.5, diverged: int | None = None) -> Ep
     )
 
 
-def training(study: Study, claim: Claim, here: Tracker, resumed: bool = False) -> Training:
-    return Training(CONFIG, study, 0.5, claim, here, Trials(1), resumed)
+def training(claim: Claim, here: Tracker, resumed: bool = False) -> Training:
+    return Training(CONFIG, claim, here, Trials(1), resumed)
 
 
 def test_a_trial_goes_on_from_its_checkpoint_and_logs_each_epoch_once(
@@ -42,13 +43,13 @@ def test_a_trial_goes_on_from_its_checkpoint_and_logs_each_epoch_once(
         claim = study.claim([SLOT])
         assert claim
         with connect().child("trial", {}) as here:
-            first = training(study, claim, here)
+            first = training(claim, here)
             assert first.state is None
             assert not first.passed(epoch(1)) and not first.passed(epoch(2, 0.8))
             here.metrics(epoch(3).figures, 3)  # logged, and killed before the checkpoint
-            second = training(study, claim, here, resumed=True)
+            second = training(claim, here, resumed=True)
             assert second.state == {"epoch": 2, "step": 2} and len(second.history) == 2
-            assert not second.passed(epoch(3, 0.6))
+            assert second.passed(epoch(3, 0.6)) and second.outcome == "completed"
             found = second.found()
         assert found["best_epoch"] == 2 and found["epochs"] == 3 and found["seconds"] == 3.0
         history = MlflowClient().get_metric_history(str(here.run_id), "train_loss")
@@ -56,12 +57,39 @@ def test_a_trial_goes_on_from_its_checkpoint_and_logs_each_epoch_once(
         assert study.filled()["coarse 1"].curve == [(0.5, 0.6), (0.8, 0.6), (0.6, 0.6)]
 
 
+def test_a_trial_waits_at_its_rung_and_goes_on_from_there(store: Path) -> None:
+    until = dataclasses.replace
+    with Study(url_of(""), "it", {}) as study:
+        claim = study.claim([until(SLOT, until=1)])
+        assert claim
+        with connect().child("trial", {}) as here:
+            claim.started(here.run_id)
+            first = training(claim, here)
+            assert first.passed(epoch(1, 0.8)) and first.outcome == "pruned"
+            first.save()
+            killed = training(claim, here, resumed=True)  # between the state and the record
+            assert killed.outcome == "pruned" and killed.found() == first.found()
+            assert claim.finish(killed.outcome, 0.8, killed.found())
+        again = study.claim([until(SLOT, until=3)])
+        assert again and again.run_id == here.run_id
+        assert study.filled()["coarse 1"].curve == [(0.8, 0.6)], "what it did is not forgotten"
+        with connect().child("trial", {}, again.run_id) as here:
+            second = training(again, here, resumed=True)
+            assert second.state == {"epoch": 1, "step": 1} and second.outcome == "running"
+            assert not second.passed(epoch(2)) and second.passed(epoch(3))
+            assert second.outcome == "completed"
+            found = second.found()
+        assert found["best_epoch"] == 1 and found["epochs"] == 3
+        told = MlflowClient().get_metric_history(str(here.run_id), "best_val_accuracy")
+        assert [(point.step, point.value) for point in told] == [(1, 0.8), (3, 0.8)]
+
+
 def test_a_diverged_trial_has_no_accuracy(store: Path) -> None:
     with Study(url_of(""), "it", {}) as study:
         claim = study.claim([SLOT])
         assert claim
         with connect().child("trial", {}) as here:
-            one = training(study, claim, here)
+            one = training(claim, here)
             assert not one.passed(epoch(1, 0.9))
             assert one.passed(epoch(2, 0.1, diverged=7)) and one.outcome == "diverged"
             found = one.found()
@@ -76,7 +104,7 @@ def test_a_trial_that_was_taken_over_stops(store: Path) -> None:
         claim = study.claim([SLOT])
         assert claim
         with connect().child("trial", {}) as here:
-            one = training(study, claim, here)
+            one = training(claim, here)
             claim.abandon()  # as another worker would, after a minute's silence
             assert one.passed(epoch(1)) and one.lost
             assert here.run_id and not checkpoint.path_of(here.run_id).exists()

@@ -1,9 +1,9 @@
 """Coarse search, narrowed with its reason, then fine search: every trial a nested run.
 
 All trials begin with the same weights and see the same batches: they differ by their two rates
-alone. A trial that diverges ends at once and cannot win; a hopeless one is cut (prune.py). Best is
-best on validation, by accuracy and then by loss, of any epoch of any trial. The best is trained
-again with other seeds: a lead smaller than that noise is none.
+alone. A trial that diverges ends at once and cannot win; the others of a phase wait for one another
+and the best go on (prune.py). Best is best on validation, by accuracy and then by loss, of any
+epoch of any trial. It is trained again with other seeds: a lead smaller than that noise is none.
 
 What is tried, and what came of it, stands in an Optuna study (study.py). Every process runs the
 same loop: make the list of slots from what is known, claim one, train, tell. The process that
@@ -28,6 +28,7 @@ from alexnet_mlflow.config import BadInput, SearchConfig, resolve
 from alexnet_mlflow.data import Splits, load
 from alexnet_mlflow.model import AlexNet, build
 from alexnet_mlflow.progress import Trials, say
+from alexnet_mlflow.prune import rounds, rungs
 from alexnet_mlflow.runs import Tracker
 from alexnet_mlflow.space import Narrowed, Outcome, Range, Space, draws, narrow
 from alexnet_mlflow.stages import (
@@ -46,6 +47,7 @@ from alexnet_mlflow.train import fit, pick_device
 from alexnet_mlflow.trial import Training
 
 OTHER_SEEDS = 1000  # the repeats of a search do not share a seed with the final trainings
+STATES = 20  # kept at most while trials wait; 0.25 GB each, and the others train again from epoch 1
 
 
 @dataclass(frozen=True)
@@ -68,6 +70,7 @@ class Plan:
     slots: list[Slot]
     narrowed: Narrowed | None
     complete: bool  # no more slots will come
+    hopeful: Sequence[str] = ()  # the trials whose states are kept, while they wait
 
 
 def run(config: SearchConfig, tracker: Tracker) -> StageResult:
@@ -195,6 +198,7 @@ def _work(task: Task, trains: bool, failures: engines.Failures) -> None:
             filled = task.study.filled()
             plan = _plan(task, filled)
             shown.at(*_counts(filled))
+            _forget_states(plan, filled)
             if plan.complete:
                 return
             claim = task.study.claim(plan.slots, config.sampler) if trains else None
@@ -213,23 +217,25 @@ def _plan(task: Task, filled: dict[str, Filled]) -> Plan:
         Range(config.lr_low, config.lr_high),
         Range(config.weight_decay_low, config.weight_decay_high),
     )
-    slots = _slots(config, "coarse", space, config.trials, config.seed)
-    if not _all_finished(slots, filled):
-        return Plan(slots, None, complete=False)
+    slots, hopeful = _rounds(config, _slots(config, "coarse", space, config.trials), filled)
+    if not _all_reached(slots, filled):
+        return Plan(slots, None, complete=False, hopeful=hopeful)
     narrowed = narrow(space, [outcome_of(filled[slot.name]) for slot in slots], task.chance)
     if narrowed is None:
         return Plan(slots, None, complete=True)
-    slots += _slots(config, "fine", narrowed.space, config.fine_trials, config.seed + 1)
-    if not _all_finished(slots, filled):
-        return Plan(slots, narrowed, complete=False)
+    fine = _slots(config, "fine", narrowed.space, config.fine_trials)
+    fine, hopeful = _rounds(config, fine, filled)
+    slots += fine
+    if not _all_reached(fine, filled):
+        return Plan(slots, narrowed, complete=False, hopeful=hopeful)
     if best := winner_of({slot.name: filled[slot.name] for slot in slots}):
         [won] = [slot for slot in slots if slot.name == best]
         slots += [
             Slot("repeat", number, won.space, filled[best].point,
-                 config.seed + OTHER_SEEDS + number)
+                 config.seed + OTHER_SEEDS + number, until=_epochs(config))
             for number in range(1, config.repeats + 1)
         ]
-    return Plan(slots, narrowed, _all_finished(slots, filled))
+    return Plan(slots, narrowed, _all_reached(slots, filled))
 
 
 def _counts(filled: dict[str, Filled]) -> tuple[int, int, int, float | None]:
@@ -244,8 +250,9 @@ def _counts(filled: dict[str, Filled]) -> tuple[int, int, int, float | None]:
     )
 
 
-def _slots(config: SearchConfig, phase: str, space: Space, size: int, seed: int) -> list[Slot]:
+def _slots(config: SearchConfig, phase: str, space: Space, size: int) -> list[Slot]:
     """A phase's slots. TPE proposes the fine points itself; the rest is drawn from the seed."""
+    seed = config.seed + (phase == "fine")
     if phase == "fine" and config.sampler == "tpe":
         return [Slot(phase, number, space, None, seed + number) for number in range(1, size + 1)]
     sampler = "qmc" if config.sampler == "qmc" else "random"
@@ -253,8 +260,36 @@ def _slots(config: SearchConfig, phase: str, space: Space, size: int, seed: int)
     return [Slot(phase, number, space, point, seed) for number, point in enumerate(points, 1)]
 
 
-def _all_finished(slots: Sequence[Slot], filled: dict[str, Filled]) -> bool:
-    return all(slot.name in filled and filled[slot.name].finished for slot in slots)
+def _rounds(
+    config: SearchConfig, slots: Sequence[Slot], filled: dict[str, Filled]
+) -> tuple[list[Slot], list[str]]:
+    """A phase's slots with the epochs each is to reach by now, and whose states are kept."""
+    begun = {slot.name: filled.get(slot.name) for slot in slots}
+    epochs = _epochs(config)
+    found = rounds(
+        {name: one.curve if one else [] for name, one in begun.items()},
+        {name for name, one in begun.items() if one and one.outcome == "diverged"},
+        rungs(config.prune, epochs), epochs,
+    )
+    goals = [dataclasses.replace(slot, until=found.goals[slot.name]) for slot in slots]
+    return goals, found.hopeful[:STATES]
+
+
+def _epochs(config: SearchConfig) -> int:
+    assert config.epochs is not None
+    return config.epochs
+
+
+def _all_reached(slots: Sequence[Slot], filled: dict[str, Filled]) -> bool:
+    return all(slot.name in filled and filled[slot.name].reached(slot) for slot in slots)
+
+
+def _forget_states(plan: Plan, filled: dict[str, Filled]) -> None:
+    """Remove the states of trials that have ended and will not go on."""
+    for name, one in filled.items():
+        waits = one.outcome == "pruned" and name in plan.hopeful
+        if one.finished and one.run_id and not waits:
+            checkpoint.remove(checkpoint.path_of(one.run_id))
 
 
 def outcome_of(filled: Filled) -> Outcome:
@@ -292,11 +327,14 @@ def _trial(task: Task, claim: Claim, shown: Trials) -> None:
         claim.started(here.run_id)
         here.params(vars(settings))
         net = build(len(task.data.classes), seed) if repeats else copy.deepcopy(task.start)
-        training = Training(config, task.study, task.chance, claim, here, shown, run_id is not None)
+        training = Training(config, claim, here, shown, run_id is not None)
         try:
-            for result in fit(net, task.data, settings, task.device, training.state):
-                if training.passed(result):
-                    break
+            if training.outcome == "running":
+                for result in fit(net, task.data, settings, task.device, training.state):
+                    if training.passed(result):
+                        break
+            if training.outcome == "pruned" and _may_go_on(task, slot):
+                training.save()
         except BaseException:
             claim.abandon()
             raise
@@ -309,9 +347,11 @@ def _trial(task: Task, claim: Claim, shown: Trials) -> None:
     ):
         say(f"{slot.name} was taken over by another worker: this one was silent for too long.")
         return
-    if training.path:
-        checkpoint.remove(training.path)
     shown.ended(slot.name, training.outcome, training.history[-1])
+
+
+def _may_go_on(task: Task, slot: Slot) -> bool:
+    return slot.name in _plan(task, task.study.filled()).hopeful
 
 
 def _closed(task: Task) -> StageResult:
