@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from alexnet_mlflow import signals
-from alexnet_mlflow.config import BadInput
+from alexnet_mlflow.options import BadInput
 
 FOLDER = Path("checkpoints")
 FILE = "last.pt"

@@ -18,7 +18,9 @@ from typing import Any, NoReturn
 import click
 
 from alexnet_mlflow import __version__
-from alexnet_mlflow.config import AUTO, DATA_COMMANDS, STAGES, BadInput, option_name, option_text
+from alexnet_mlflow.commands import DATA_COMMANDS
+from alexnet_mlflow.config import STAGES
+from alexnet_mlflow.options import AUTO, BadInput, option_name, option_text
 
 STOPPED = {signal.SIGINT: 130, signal.SIGTERM: 143}
 

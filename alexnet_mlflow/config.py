@@ -12,71 +12,27 @@ The presets follow the report (figures: docs/experiments.md); what differs has i
 from __future__ import annotations
 
 import dataclasses
-import math
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
+from alexnet_mlflow.options import (
+    BadInput,
+    check_at_least,
+    check_choices,
+    check_positive,
+    instead,
+    option,
+    option_name,
+)
 
-class BadInput(ValueError):
-    """The user's mistake: one sentence with the rule, the value and the way out. Exit code 2."""
-
-
-AUTO = "auto"  # None on the command line: the preset or an earlier run decides
 OPTIMIZERS = ("sgd", "adam")
 RECIPES = ("report",)
 DEVICES = ("auto", "cpu", "cuda")
 SAMPLERS = ("random", "tpe", "qmc")
 PRUNERS = ("off", "epoch", "halving")
 ENGINES = ("local", "ray")
-
-
-def _option(default: Any, text: str, choices: tuple[str, ...] = ()) -> Any:
-    return field(default=default, metadata={"help": text, "choices": choices})
-
-
-def option_name(field_name: str) -> str:
-    """`val_fraction` -> `--val-fraction`."""
-    return "--" + field_name.replace("_", "-")
-
-
-def option_text(value: Any) -> str:
-    """A value as the command line, MLproject and the help write it."""
-    if value is None:
-        return AUTO
-    return str(value).lower() if isinstance(value, bool) else str(value)
-
-
-def _instead(config: object, name: str) -> str:
-    """The way out of a wrong value: the default."""
-    default = next(item.default for item in dataclasses.fields(config) if item.name == name)  # type: ignore[arg-type]
-    return f": give {'auto' if default is None else default}, the default, or another"
-
-
-def _check_positive(config: object, *names: str) -> None:
-    for name in names:
-        value = getattr(config, name)
-        if value is not None and not (math.isfinite(value) and value > 0):
-            text = f"{option_name(name)} must be above 0 and finite, got {value}"
-            raise BadInput(text + _instead(config, name))
-
-
-def _check_at_least(config: object, least: float, *names: str) -> None:
-    for name in names:
-        value = getattr(config, name)
-        if value is not None and not (math.isfinite(value) and value >= least):
-            text = f"{option_name(name)} must be at least {least:g}, got {value}"
-            raise BadInput(text + _instead(config, name))
-
-
-def _check_choices(config: object) -> None:
-    for item in dataclasses.fields(config):  # type: ignore[arg-type]
-        choices, value = item.metadata["choices"], getattr(config, item.name)
-        if choices and value not in choices:
-            text = f"{option_name(item.name)} must be one of {', '.join(choices)}, got {value!r}"
-            raise BadInput(text + _instead(config, item.name))
-
 
 DATASET = "faces, digits, cifar10, fddb, or the path of a folder, archive or CSV."
 DATA_DIR = "Folder with the data sets [env ALEXNET_DATA, else ./data]."
@@ -97,22 +53,22 @@ def may_download(offline: bool) -> bool:
 class DataConfig:
     """Which pictures, and how they are divided. The division does not depend on `--seed`."""
 
-    dataset: str = _option("faces", DATASET)
-    data_dir: str = _option("", DATA_DIR)
-    limit: int = _option(0, "Use a stratified part of this many training pictures; 0 = all.")
-    val_fraction: float = _option(0.1, "Share of the training pictures kept for validation.")
-    test_fraction: float = _option(0.2, "Share kept for test where the data set has none.")
-    split_seed: int = _option(0, "Seed of the division into train, validation and test.")
-    skip_corrupt: bool = _option(False, "Leave out pictures that cannot be read, and count them.")
-    offline: bool = _option(False, OFFLINE)
+    dataset: str = option("faces", DATASET)
+    data_dir: str = option("", DATA_DIR)
+    limit: int = option(0, "Use a stratified part of this many training pictures; 0 = all.")
+    val_fraction: float = option(0.1, "Share of the training pictures kept for validation.")
+    test_fraction: float = option(0.2, "Share kept for test where the data set has none.")
+    split_seed: int = option(0, "Seed of the division into train, validation and test.")
+    skip_corrupt: bool = option(False, "Leave out pictures that cannot be read, and count them.")
+    offline: bool = option(False, OFFLINE)
 
     def __post_init__(self) -> None:
         for name in ("val_fraction", "test_fraction"):
             value = getattr(self, name)
             if not 0 < value < 1:
                 text = f"{option_name(name)} must lie between 0 and 1, got {value}"
-                raise BadInput(text + _instead(self, name))
-        _check_at_least(self, 0, "limit", "split_seed")
+                raise BadInput(text + instead(self, name))
+        check_at_least(self, 0, "limit", "split_seed")
 
     @property
     def data_root(self) -> Path:
@@ -126,20 +82,20 @@ class RunConfig(DataConfig):
 
     stage: ClassVar[str]
 
-    optimizer: str = _option("sgd", "The optimizer.", OPTIMIZERS)
-    recipe: str = _option("report", "Augmentation and schedule.", RECIPES)
-    device: str = _option("auto", "Where to compute; auto = cuda where there is one.", DEVICES)
-    seed: int = _option(0, "Seed of the weights, the batches, the augmentation and the draws.")
-    batch_size: int | None = _option(None, "Pictures a batch; auto = the data set's preset.")
-    momentum: float = _option(0.9, "Momentum of SGD; Adam ignores it.")
+    optimizer: str = option("sgd", "The optimizer.", OPTIMIZERS)
+    recipe: str = option("report", "Augmentation and schedule.", RECIPES)
+    device: str = option("auto", "Where to compute; auto = cuda where there is one.", DEVICES)
+    seed: int = option(0, "Seed of the weights, the batches, the augmentation and the draws.")
+    batch_size: int | None = option(None, "Pictures a batch; auto = the data set's preset.")
+    momentum: float = option(0.9, "Momentum of SGD; Adam ignores it.")
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _check_choices(self)
-        _check_positive(self, "batch_size")
-        _check_at_least(self, 0, "seed", "momentum")
+        check_choices(self)
+        check_positive(self, "batch_size")
+        check_at_least(self, 0, "seed", "momentum")
         if self.seed >= 2**63:  # torch and numpy take no more, with one to spare
-            raise BadInput(f"--seed must be below 2^63, got {self.seed}" + _instead(self, "seed"))
+            raise BadInput(f"--seed must be below 2^63, got {self.seed}" + instead(self, "seed"))
         if self.momentum >= 1:
             raise BadInput(f"--momentum must be below 1, got {self.momentum}: 0.9 is usual")
 
@@ -150,13 +106,13 @@ class SanityConfig(RunConfig):
 
     stage: ClassVar[str] = "sanity"
 
-    lr: float | None = _option(None, "Learning rate of the one epoch; auto = preset.")
-    low_lr: float = _option(1e-6, "A learning rate that must barely move the loss.")
-    high_lr: float = _option(1e6, "A learning rate that must make the loss explode.")
+    lr: float | None = option(None, "Learning rate of the one epoch; auto = preset.")
+    low_lr: float = option(1e-6, "A learning rate that must barely move the loss.")
+    high_lr: float = option(1e6, "A learning rate that must make the loss explode.")
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _check_positive(self, "lr", "low_lr", "high_lr")
+        check_positive(self, "lr", "low_lr", "high_lr")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -165,40 +121,40 @@ class OverfitConfig(RunConfig):
 
     stage: ClassVar[str] = "overfit"
 
-    lr: float | None = _option(None, "Learning rate; auto = preset.")
-    pictures: int | None = _option(None, "Pictures to overfit; auto = preset, else 10 %.")
-    epochs: int | None = _option(None, "Epochs at most; auto = preset.")
+    lr: float | None = option(None, "Learning rate; auto = preset.")
+    pictures: int | None = option(None, "Pictures to overfit; auto = preset, else 10 %.")
+    epochs: int | None = option(None, "Epochs at most; auto = preset.")
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _check_positive(self, "lr", "pictures", "epochs")
+        check_positive(self, "lr", "pictures", "epochs")
 
 
 @dataclass(frozen=True, kw_only=True)
 class SpaceConfig(RunConfig):
     """How many draws, and from where: the report's 10^-5 .. 10^5 and 10^-6 .. 10^-3."""
 
-    trials: int = _option(20, "Coarse draws.")
-    fine_trials: int = _option(10, "Fine draws, in the narrowed range.")
-    repeats: int = _option(2, "Trainings of the best trial with other seeds: the noise.")
-    lr_low: float = _option(1e-5, "Lowest learning rate of the coarse search.")
-    lr_high: float = _option(1e5, "Highest learning rate of the coarse search.")
-    weight_decay_low: float = _option(1e-6, "Lowest weight decay of the coarse search.")
-    weight_decay_high: float = _option(1e-3, "Highest weight decay of the coarse search.")
-    sampler: str = _option("random", "Who draws; tpe learns from the trials before.", SAMPLERS)
-    prune: str = _option("halving", "When the worse trials are cut.", PRUNERS)
-    exhaustive: bool = _option(False, "The report's way: no trial is cut.")
-    force: bool = _option(False, "Go on where a check fails; the run is tagged forced.")
-    storage: str = _option("", "Optuna storage of the trials [else sqlite:///optuna.db].")
-    workers: int = _option(1, "Processes that try points side by side.")
-    engine: str = _option("local", "Where the workers run.", ENGINES)
-    ray_address: str = _option("auto", "The Ray cluster; auto = the one that runs here.")
+    trials: int = option(20, "Coarse draws.")
+    fine_trials: int = option(10, "Fine draws, in the narrowed range.")
+    repeats: int = option(2, "Trainings of the best trial with other seeds: the noise.")
+    lr_low: float = option(1e-5, "Lowest learning rate of the coarse search.")
+    lr_high: float = option(1e5, "Highest learning rate of the coarse search.")
+    weight_decay_low: float = option(1e-6, "Lowest weight decay of the coarse search.")
+    weight_decay_high: float = option(1e-3, "Highest weight decay of the coarse search.")
+    sampler: str = option("random", "Who draws; tpe learns from the trials before.", SAMPLERS)
+    prune: str = option("halving", "When the worse trials are cut.", PRUNERS)
+    exhaustive: bool = option(False, "The report's way: no trial is cut.")
+    force: bool = option(False, "Go on where a check fails; the run is tagged forced.")
+    storage: str = option("", "Optuna storage of the trials [else sqlite:///optuna.db].")
+    workers: int = option(1, "Processes that try points side by side.")
+    engine: str = option("local", "Where the workers run.", ENGINES)
+    ray_address: str = option("auto", "The Ray cluster; auto = the one that runs here.")
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _check_positive(self, "trials", "lr_low", "lr_high", "workers")
-        _check_positive(self, "weight_decay_low", "weight_decay_high")
-        _check_at_least(self, 0, "fine_trials", "repeats")
+        check_positive(self, "trials", "lr_low", "lr_high", "workers")
+        check_positive(self, "weight_decay_low", "weight_decay_high")
+        check_at_least(self, 0, "fine_trials", "repeats")
         for name in ("lr", "weight_decay"):
             low, high = getattr(self, f"{name}_low"), getattr(self, f"{name}_high")
             if low >= high:
@@ -215,12 +171,12 @@ class SearchConfig(SpaceConfig):
 
     stage: ClassVar[str] = "search"
 
-    epochs: int | None = _option(None, "Epochs a trial; auto = preset.")
-    study: str = _option("", "Name of the search to join or continue [else made of its options].")
+    epochs: int | None = option(None, "Epochs a trial; auto = preset.")
+    study: str = option("", "Name of the search to join or continue [else made of its options].")
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _check_positive(self, "epochs")
+        check_positive(self, "epochs")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -229,15 +185,15 @@ class FinalConfig(RunConfig):
 
     stage: ClassVar[str] = "final"
 
-    lr: float | None = _option(None, "Learning rate; auto = the latest finished search's best.")
-    weight_decay: float | None = _option(None, "Weight decay; auto = that search's best.")
-    epochs: int | None = _option(None, "Epochs; auto = preset.")
-    resume: str = _option("no", "no, last, or the id of an interrupted final run to continue.")
+    lr: float | None = option(None, "Learning rate; auto = the latest finished search's best.")
+    weight_decay: float | None = option(None, "Weight decay; auto = that search's best.")
+    epochs: int | None = option(None, "Epochs; auto = preset.")
+    resume: str = option("no", "no, last, or the id of an interrupted final run to continue.")
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _check_positive(self, "lr", "epochs")
-        _check_at_least(self, 0, "weight_decay")
+        check_positive(self, "lr", "epochs")
+        check_at_least(self, 0, "weight_decay")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -246,16 +202,16 @@ class EvaluateConfig:
 
     stage: ClassVar[str] = "evaluate"
 
-    dataset: str = _option("faces", DATASET)
-    data_dir: str = _option("", DATA_DIR)
-    optimizer: str = _option("sgd", "The optimizer.", OPTIMIZERS)
-    recipe: str = _option("report", "Augmentation and schedule.", RECIPES)
-    device: str = _option("auto", "Where to compute; auto = cuda where there is one.", DEVICES)
-    offline: bool = _option(False, OFFLINE)
-    run: str = _option("latest", "Id of the final run; latest = of this data set and optimizer.")
+    dataset: str = option("faces", DATASET)
+    data_dir: str = option("", DATA_DIR)
+    optimizer: str = option("sgd", "The optimizer.", OPTIMIZERS)
+    recipe: str = option("report", "Augmentation and schedule.", RECIPES)
+    device: str = option("auto", "Where to compute; auto = cuda where there is one.", DEVICES)
+    offline: bool = option(False, OFFLINE)
+    run: str = option("latest", "Id of the final run; latest = of this data set and optimizer.")
 
     def __post_init__(self) -> None:
-        _check_choices(self)
+        check_choices(self)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -264,7 +220,7 @@ class PromoteConfig:
 
     stage: ClassVar[str] = "promote"
 
-    dataset: str = _option("faces", DATASET)
+    dataset: str = option("faces", DATASET)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -273,14 +229,14 @@ class BabysitConfig(SpaceConfig):
 
     stage: ClassVar[str] = "babysit"
 
-    optimizer: str = _option("sgd", "The optimizer, or both.", (*OPTIMIZERS, "both"))
-    search_epochs: int | None = _option(None, "Epochs a trial; auto = preset.")
-    epochs: int | None = _option(None, "Epochs of the final training; auto = preset.")
-    seeds: int = _option(3, "Final trainings of each, where both optimizers are compared.")
+    optimizer: str = option("sgd", "The optimizer, or both.", (*OPTIMIZERS, "both"))
+    search_epochs: int | None = option(None, "Epochs a trial; auto = preset.")
+    epochs: int | None = option(None, "Epochs of the final training; auto = preset.")
+    seeds: int = option(3, "Final trainings of each, where both optimizers are compared.")
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _check_positive(self, "search_epochs", "epochs", "seeds")
+        check_positive(self, "search_epochs", "epochs", "seeds")
 
 
 STAGES: dict[str, type[Any]] = {
@@ -294,49 +250,6 @@ STAGES: dict[str, type[Any]] = {
         EvaluateConfig,
         PromoteConfig,
     )
-}
-
-
-@dataclass(frozen=True, kw_only=True)
-class GetConfig:
-    """Bring a data set here, verified: cifar10 from its mirrors, fddb out of its photos."""
-
-    command: ClassVar[str] = "get"
-
-    dataset: str = _option("cifar10", "What to get.", ("cifar10", "fddb"))
-    data_dir: str = _option("", DATA_DIR)
-    offline: bool = _option(False, OFFLINE)
-    photos: str = _option("", "originalPics.tar.gz or its folder [else looked for in --data-dir].")
-    folds: str = _option("", "FDDB-folds.tgz or its folder [else looked for in --data-dir].")
-    rotate: int = _option(0, "Which fold is the test: 0 = fold 10, 1 = fold 1 ... 9 = fold 9.")
-    hard: bool = _option(False, "Draw half of the background next to faces: fddb-hard.")
-    allow_missing: bool = _option(False, "Go on where photos are missing or cannot be read.")
-    seed: int = _option(0, "Seed of the draw of faces and background.")
-
-    def __post_init__(self) -> None:
-        _check_choices(self)
-        _check_at_least(self, 0, "rotate", "seed")
-        if self.rotate > 9:
-            raise BadInput(f"--rotate must be 0 to 9, got {self.rotate}: there are ten folds")
-        if self.dataset != "fddb":
-            for name in ("photos", "folds", "rotate", "hard", "allow_missing", "seed"):
-                if getattr(self, name):
-                    raise BadInput(
-                        f"{option_name(name)} is for fddb, got it with {self.dataset}: leave it out"
-                    )
-
-
-@dataclass(frozen=True, kw_only=True)
-class CheckConfig(DataConfig):
-    """What is wrong with a data set, and how well it goes without a network."""
-
-    command: ClassVar[str] = "check"
-
-    out: str = _option("data-check", "Folder for the report and its pictures.")
-
-
-DATA_COMMANDS: dict[str, type[Any]] = {
-    config.command: config for config in (GetConfig, CheckConfig)
 }
 
 

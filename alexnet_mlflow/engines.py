@@ -20,7 +20,8 @@ from typing import IO, Any
 
 import torch
 
-from alexnet_mlflow.config import BadInput, SearchConfig, option_name, option_text
+from alexnet_mlflow.config import SearchConfig
+from alexnet_mlflow.options import BadInput, option_name, option_text
 from alexnet_mlflow.progress import say
 
 LEAVE_SECONDS = 60  # what a worker may take to end when the search has ended

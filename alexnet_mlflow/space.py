@@ -24,7 +24,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from alexnet_mlflow.config import BadInput
+from alexnet_mlflow.options import BadInput
 
 BAD_RUN = 2  # so many trials in a row that are not good end the range
 EDGE_DECADES = 0.25  # a best this near the end of weight decay's range lies at its edge

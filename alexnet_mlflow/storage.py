@@ -20,7 +20,7 @@ from optuna.storages import RDBStorage
 from sqlalchemy.exc import SQLAlchemyError
 
 from alexnet_mlflow.checkpoint import FOLDER
-from alexnet_mlflow.config import BadInput
+from alexnet_mlflow.options import BadInput
 from alexnet_mlflow.track import without_password
 
 HEARTBEAT_SECONDS = 10

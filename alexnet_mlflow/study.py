@@ -30,7 +30,7 @@ from optuna.storages import fail_stale_trials
 from optuna.trial import FrozenTrial, TrialState
 
 from alexnet_mlflow import storage
-from alexnet_mlflow.config import BadInput
+from alexnet_mlflow.options import BadInput
 from alexnet_mlflow.space import Outcome, Point, Space
 from alexnet_mlflow.storage import alone, gone, living, opening, quietly, storage_of
 

@@ -23,8 +23,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from alexnet_mlflow.augment import RECIPES, normalise
-from alexnet_mlflow.config import BadInput, TrainConfig
+from alexnet_mlflow.config import TrainConfig
 from alexnet_mlflow.data import Split, Splits
+from alexnet_mlflow.options import BadInput
 from alexnet_mlflow.score import score
 
 # Reading the loss waits for the device: free on a CPU, a stop of the pipeline on a GPU.

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from alexnet_mlflow import checkpoint
-from alexnet_mlflow.config import BadInput
+from alexnet_mlflow.options import BadInput
 
 State = dict[str, Any]
 

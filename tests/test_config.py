@@ -17,7 +17,6 @@ from alexnet_mlflow.config import (
     RECIPES,
     STAGES,
     BabysitConfig,
-    BadInput,
     DataConfig,
     EvaluateConfig,
     FinalConfig,
@@ -26,9 +25,9 @@ from alexnet_mlflow.config import (
     RunConfig,
     SanityConfig,
     SearchConfig,
-    option_name,
     resolve,
 )
+from alexnet_mlflow.options import BadInput, option_name
 
 TRAINING = (SanityConfig, OverfitConfig, SearchConfig, FinalConfig, BabysitConfig)
 # What is left to others: the search decides the rates, the data's size the part to overfit, and
@@ -166,11 +165,6 @@ def test_a_stage_is_found_by_its_name() -> None:
 
 def test_recipes_exist() -> None:
     assert set(RECIPES) <= set(augment.RECIPES)
-
-
-def test_option_names() -> None:
-    assert option_name("val_fraction") == "--val-fraction"
-    assert option_name("lr") == "--lr"
 
 
 def test_where_the_data_is(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from alexnet_mlflow.config import DATA_COMMANDS, STAGES, RunConfig, option_name, option_text
+from alexnet_mlflow.commands import DATA_COMMANDS
+from alexnet_mlflow.config import STAGES, RunConfig
+from alexnet_mlflow.options import option_name, option_text
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("benchmarks/*.md")])

@@ -11,7 +11,8 @@ import pytest
 
 from alexnet_mlflow import engines
 from alexnet_mlflow.cli import commands
-from alexnet_mlflow.config import BadInput, SearchConfig
+from alexnet_mlflow.config import SearchConfig
+from alexnet_mlflow.options import BadInput
 
 
 def test_the_command_gives_the_same_search() -> None:

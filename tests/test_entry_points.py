@@ -15,7 +15,8 @@ import yaml
 from mlflow import MlflowClient
 
 from alexnet_mlflow.cli import commands, options_of
-from alexnet_mlflow.config import STAGES, option_name, option_text
+from alexnet_mlflow.config import STAGES
+from alexnet_mlflow.options import option_name, option_text
 
 ROOT = Path(__file__).resolve().parent.parent
 PROJECT = yaml.safe_load((ROOT / "MLproject").read_text())

@@ -13,14 +13,8 @@ from mlflow import MlflowClient
 from alexnet_mlflow import pipeline, track
 from alexnet_mlflow.checks import Verdict
 from alexnet_mlflow.compare import mean_difference
-from alexnet_mlflow.config import (
-    PRESETS,
-    BabysitConfig,
-    BadInput,
-    Preset,
-    SearchConfig,
-    SpaceConfig,
-)
+from alexnet_mlflow.config import PRESETS, BabysitConfig, Preset, SearchConfig, SpaceConfig
+from alexnet_mlflow.options import BadInput
 from alexnet_mlflow.pipeline import Course
 from alexnet_mlflow.runs import NullTracker
 from alexnet_mlflow.stages import StageResult

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from scipy.stats import kstest
 
-from alexnet_mlflow.config import BadInput
+from alexnet_mlflow.options import BadInput
 from alexnet_mlflow.space import Narrowed, Outcome, Point, Range, Space, draws, narrow
 
 SPACE = Space(Range(1e-5, 1e5), Range(1e-6, 1e-3))

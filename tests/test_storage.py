@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from alexnet_mlflow import storage
-from alexnet_mlflow.config import BadInput
+from alexnet_mlflow.options import BadInput
 from alexnet_mlflow.storage import alone, gone, living, url_of
 from alexnet_mlflow.study import Study
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from alexnet_mlflow import storage as module
-from alexnet_mlflow.config import BadInput
+from alexnet_mlflow.options import BadInput
 from alexnet_mlflow.space import Outcome, Point, Range, Space, draws
 from alexnet_mlflow.storage import url_of
 from alexnet_mlflow.study import Claim, Slot, Study, importances, name_of

@@ -12,9 +12,10 @@ import pytest
 import torch
 from mlflow import MlflowClient
 
-from alexnet_mlflow.config import BadInput, DataConfig
+from alexnet_mlflow.config import DataConfig
 from alexnet_mlflow.data import load
 from alexnet_mlflow.model import Servable, build
+from alexnet_mlflow.options import BadInput
 from alexnet_mlflow.track import connect, load_model, logged, without_password
 from alexnet_mlflow.train import EpochResult
 

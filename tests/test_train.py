@@ -18,9 +18,10 @@ from torchvision.transforms.v2 import functional as torchvision
 
 from alexnet_mlflow import checkpoint, train
 from alexnet_mlflow.augment import IMAGENET_MEAN, IMAGENET_STD, draw
-from alexnet_mlflow.config import BadInput, TrainConfig
+from alexnet_mlflow.config import TrainConfig
 from alexnet_mlflow.data import Split, Splits
 from alexnet_mlflow.model import build
+from alexnet_mlflow.options import BadInput
 from alexnet_mlflow.score import score
 from alexnet_mlflow.train import EpochResult, fit, pick_device, resident
 

@@ -21,8 +21,9 @@ from typing import TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from alexnet_mlflow.config import BadInput, DataConfig
+from alexnet_mlflow.config import DataConfig
 from alexnet_mlflow.data import memory
+from alexnet_mlflow.options import BadInput
 
 SIDE = 32  # pixels: every picture is (3, SIDE, SIDE)
 PARTS = ("train", "val", "test")

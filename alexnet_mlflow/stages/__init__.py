@@ -21,9 +21,10 @@ import torch
 from alexnet_mlflow import checks, model, plots
 from alexnet_mlflow.augment import draw
 from alexnet_mlflow.checks import Check, Verdict
-from alexnet_mlflow.config import BadInput, RunConfig, TrainConfig
+from alexnet_mlflow.config import RunConfig, TrainConfig
 from alexnet_mlflow.data import Inspection, Splits, baselines, stratified_part
 from alexnet_mlflow.data.split import Split
+from alexnet_mlflow.options import BadInput
 from alexnet_mlflow.progress import say
 from alexnet_mlflow.runs import Tracker
 from alexnet_mlflow.train import EpochResult, divergence

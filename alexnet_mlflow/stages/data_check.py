@@ -9,8 +9,9 @@ import json
 from pathlib import Path
 
 from alexnet_mlflow import checks
-from alexnet_mlflow.config import BadInput, CheckConfig
+from alexnet_mlflow.commands import CheckConfig
 from alexnet_mlflow.data import inspect, slug
+from alexnet_mlflow.options import BadInput
 from alexnet_mlflow.stages import StageResult, data_report
 
 

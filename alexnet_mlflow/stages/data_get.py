@@ -13,9 +13,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from alexnet_mlflow import plots
-from alexnet_mlflow.config import BadInput, DataConfig, GetConfig, data_root, may_download
+from alexnet_mlflow.commands import GetConfig
+from alexnet_mlflow.config import DataConfig, data_root, may_download
 from alexnet_mlflow.data import check, ellipses, fddb, get_cifar10, load, manifest, patches
 from alexnet_mlflow.data.split import Missing
+from alexnet_mlflow.options import BadInput
 from alexnet_mlflow.progress import say
 from alexnet_mlflow.stages import StageResult
 

@@ -18,8 +18,9 @@ from sklearn import metrics as sk
 
 from alexnet_mlflow import plots
 from alexnet_mlflow.compare import wilson
-from alexnet_mlflow.config import BadInput, DataConfig, EvaluateConfig
+from alexnet_mlflow.config import DataConfig, EvaluateConfig
 from alexnet_mlflow.data import Split, Splits, load, load_test, slug
+from alexnet_mlflow.options import BadInput
 from alexnet_mlflow.runs import FoundRun, LoggedModel, Tracker
 from alexnet_mlflow.score import Scores, score_probabilities
 from alexnet_mlflow.stages import StageResult, beside, close, git_commit

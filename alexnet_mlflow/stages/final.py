@@ -20,9 +20,10 @@ import torch
 from alexnet_mlflow import checkpoint, checks, plots
 from alexnet_mlflow.augment import to_pixels
 from alexnet_mlflow.checks import Check
-from alexnet_mlflow.config import BadInput, FinalConfig, option_name, resolve
+from alexnet_mlflow.config import FinalConfig, resolve
 from alexnet_mlflow.data import Splits, load
 from alexnet_mlflow.model import AlexNet, Servable, build
+from alexnet_mlflow.options import BadInput, option_name
 from alexnet_mlflow.progress import say, shown
 from alexnet_mlflow.runs import LoggedModel, Tracker
 from alexnet_mlflow.stages import (

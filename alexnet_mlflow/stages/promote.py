@@ -10,8 +10,9 @@ from __future__ import annotations
 
 from alexnet_mlflow import registry
 from alexnet_mlflow.checks import Verdict
-from alexnet_mlflow.config import OPTIMIZERS, BadInput, PromoteConfig
+from alexnet_mlflow.config import OPTIMIZERS, PromoteConfig
 from alexnet_mlflow.data import slug
+from alexnet_mlflow.options import BadInput
 from alexnet_mlflow.registry import Version
 from alexnet_mlflow.runs import FoundRun, Tracker
 from alexnet_mlflow.stages import StageResult, close, git_commit

@@ -24,9 +24,10 @@ import torch
 
 from alexnet_mlflow import checkpoint, checks, engines, findings, gate
 from alexnet_mlflow.checks import Check
-from alexnet_mlflow.config import BadInput, SearchConfig, resolve
+from alexnet_mlflow.config import SearchConfig, resolve
 from alexnet_mlflow.data import Splits, load
 from alexnet_mlflow.model import AlexNet, build
+from alexnet_mlflow.options import BadInput
 from alexnet_mlflow.progress import Trials, say
 from alexnet_mlflow.prune import rounds, rungs
 from alexnet_mlflow.runs import Tracker

@@ -11,7 +11,8 @@ from mlflow import MlflowClient
 from PIL import Image
 
 from alexnet_mlflow.cli import main
-from alexnet_mlflow.config import BadInput, CheckConfig
+from alexnet_mlflow.commands import CheckConfig
+from alexnet_mlflow.options import BadInput
 from alexnet_mlflow.stages import data_check
 from tests.conftest import Babysat
 

@@ -10,8 +10,10 @@ import pytest
 from PIL import Image
 
 from alexnet_mlflow.cli import main
-from alexnet_mlflow.config import BadInput, DataConfig, GetConfig
+from alexnet_mlflow.commands import GetConfig
+from alexnet_mlflow.config import DataConfig
 from alexnet_mlflow.data import DataError, cifar10, fetch, load
+from alexnet_mlflow.options import BadInput
 from alexnet_mlflow.stages import data_get
 from tests.data.mirrors import Mirror
 from tests.data.test_cifar10 import write_parquet

@@ -11,8 +11,9 @@ import pytest
 from mlflow import MlflowClient
 
 from alexnet_mlflow.compare import wilson
-from alexnet_mlflow.config import BadInput, DataConfig, EvaluateConfig
+from alexnet_mlflow.config import DataConfig, EvaluateConfig
 from alexnet_mlflow.data import load, load_test
+from alexnet_mlflow.options import BadInput
 from alexnet_mlflow.stages import evaluate
 from alexnet_mlflow.track import connect
 from tests.conftest import Babysat

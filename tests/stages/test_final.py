@@ -14,7 +14,8 @@ import torch
 from mlflow import MlflowClient
 
 from alexnet_mlflow import checkpoint
-from alexnet_mlflow.config import BadInput, FinalConfig
+from alexnet_mlflow.config import FinalConfig
+from alexnet_mlflow.options import BadInput
 from alexnet_mlflow.stages import final
 from alexnet_mlflow.track import connect, load_model
 from alexnet_mlflow.train import EpochResult

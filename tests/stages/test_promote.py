@@ -8,7 +8,8 @@ import pytest
 from mlflow import MlflowClient
 
 from alexnet_mlflow import registry
-from alexnet_mlflow.config import BadInput, PromoteConfig
+from alexnet_mlflow.config import PromoteConfig
+from alexnet_mlflow.options import BadInput
 from alexnet_mlflow.registry import Version
 from alexnet_mlflow.runs import FoundRun
 from alexnet_mlflow.stages import promote

@@ -19,8 +19,9 @@ from mlflow import MlflowClient
 from torch import Tensor
 
 from alexnet_mlflow import train
-from alexnet_mlflow.config import BadInput, SearchConfig, option_name, option_text
+from alexnet_mlflow.config import SearchConfig
 from alexnet_mlflow.data import load
+from alexnet_mlflow.options import BadInput, option_name, option_text
 from alexnet_mlflow.stages import search
 from alexnet_mlflow.storage import url_of
 from alexnet_mlflow.study import Study

@@ -11,9 +11,10 @@ import pytest
 from mlflow import MlflowClient
 from PIL import Image
 
-from alexnet_mlflow.config import BadInput, OverfitConfig, SanityConfig, resolve
+from alexnet_mlflow.config import OverfitConfig, SanityConfig, resolve
 from alexnet_mlflow.data import load
 from alexnet_mlflow.model import build
+from alexnet_mlflow.options import BadInput
 from alexnet_mlflow.stages import StageResult, git_commit, layer_lines, opened
 from alexnet_mlflow.track import connect
 from alexnet_mlflow.train import EpochResult, better

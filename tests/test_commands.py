@@ -1,0 +1,38 @@
+"""The options of commands that are no stages: each has a help, wrong values are refused."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import pytest
+
+from alexnet_mlflow.commands import DATA_COMMANDS, GetConfig
+from alexnet_mlflow.options import BadInput
+
+
+@pytest.mark.parametrize("name", DATA_COMMANDS)
+def test_every_option_has_a_help_and_defaults_are_good(name: str) -> None:
+    config = DATA_COMMANDS[name]
+    assert config.command == name
+    made = config()
+    for item in dataclasses.fields(config):
+        assert item.metadata["help"].endswith(".")
+        assert getattr(made, item.name) == item.default
+
+
+@pytest.mark.parametrize(
+    ("wrong", "part"),
+    [
+        ({"dataset": "fddb", "rotate": 10}, "--rotate must be 0 to 9, got 10"),
+        ({"dataset": "fddb", "rotate": -1}, "--rotate must be at least 0"),
+        ({"dataset": "fddb", "seed": -1}, "--seed must be at least 0"),
+        ({"dataset": "faces"}, "--dataset must be one of cifar10, fddb"),
+        ({"hard": True}, "--hard is for fddb, got it with cifar10: leave it out"),
+        ({"photos": "x"}, "--photos is for fddb"),
+    ],
+)
+def test_a_wrong_value_is_refused(wrong: dict[str, Any], part: str) -> None:
+    with pytest.raises(BadInput) as refused:
+        GetConfig(**wrong)
+    assert part in str(refused.value) and "\n" not in str(refused.value)
