@@ -1,9 +1,10 @@
-"""Statistics on results: pure functions of counts and of repeated trainings' accuracies.
+"""Statistics on results: pure functions of counts, predictions and repeated trainings' accuracies.
 
 An accuracy's interval is Wilson's. Trainings that differ by their seed alone are compared by
 Student's t (one mean) and Welch's (two means, spreads need not be equal): accuracies of a few
 seeds are near enough to normal for it, and with three a bootstrap would be far too narrow.
-Left out for now: two models on the same pictures, which comes with statistical promotion.
+Two models on the same pictures are compared by exchanging them at random, a photo at a time: all
+exchanges, not a sample. Where every photo is one picture, that is McNemar's exact test.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import NormalDist, mean, variance  # exact: equal values have a spread of exactly 0
 
+import numpy as np
 from scipy.stats import t as student
 
 
@@ -80,6 +82,98 @@ def mean_difference(
     half = _quantile(confidence, freedom) * error
     p_value = 2 * float(student.sf(abs(centre) / error, freedom))
     return Difference(centre, centre - half, centre + half, p_value)
+
+
+@dataclass(frozen=True)
+class Paired:
+    """A challenger and a champion on the same pictures; the gain is a fraction of them."""
+
+    both: int  # pictures that both get right
+    challenger_only: int
+    champion_only: int
+    neither: int
+    clusters: int  # independent units: photos, or pictures where each stands alone
+    gain: float  # accuracy of the challenger - accuracy of the champion
+    low: float
+    high: float
+    p_value: float  # of no difference, two-sided, exact
+
+    @property
+    def pictures(self) -> int:
+        return self.both + self.challenger_only + self.champion_only + self.neither
+
+    @property
+    def method(self) -> str:
+        if self.clusters == self.pictures:
+            return "McNemar's exact test"
+        return "exact permutation test clustered by photo"
+
+
+def paired(
+    challenger: np.ndarray, champion: np.ndarray, groups: Sequence[str] | None = None,
+    confidence: float = 0.95,
+) -> Paired:
+    """Compare two models by what each got right of the same pictures.
+
+    challenger, champion: (N,) bool, right or wrong. groups: N names; pictures of one name come
+    from one photo and do not count as independent. None: all are independent.
+    The p-value is the share of all exchanges of the two models, a group at a time, with a
+    difference at least as large (McNemar 1947 where each picture is a group). The interval: Wald's
+    with half a picture added to each cell (Agresti and Min 2005); with groups, Student's t on the
+    groups' differences (a ratio's linearised variance).
+    ValueError where the lengths differ or N is 0.
+    """
+    n = len(challenger)
+    if n == 0 or n != len(champion) or (groups is not None and len(groups) != n):
+        raise ValueError("needs both models on the same pictures, one at least")
+    names = range(n) if groups is None else groups
+    _, places, sizes = np.unique(list(names), return_inverse=True, return_counts=True)
+    gains = challenger.astype(int) - champion.astype(int)
+    by_group = np.bincount(places, weights=gains, minlength=len(sizes)).astype(int)
+    wins, losses = int((gains > 0).sum()), int((gains < 0).sum())
+    both = int((challenger & champion).sum())
+    if len(sizes) == n:
+        low, high = _agresti_min(wins, losses, n, confidence)
+    else:
+        low, high = _clustered(by_group, sizes, confidence)
+    return Paired(
+        both, wins, losses, n - both - wins - losses, len(sizes), (wins - losses) / n,
+        max(-1.0, low), min(1.0, high), exchanges(by_group),
+    )
+
+
+def exchanges(differences: np.ndarray) -> float:
+    """The share of the sums of +-d with random signs that are as far from 0 as the sum of d.
+
+    differences: (K,) int. All 2 ** K sums are counted, by adding one d after the other to their
+    distribution.
+    """
+    steps = np.abs(differences[differences != 0])
+    total = int(steps.sum())
+    chances = np.zeros(2 * total + 1)  # of the sums -total .. total
+    chances[total] = 1.0
+    for step in steps:
+        chances = (np.roll(chances, step) + np.roll(chances, -step)) / 2  # the ends are 0 so far
+    sums = np.arange(-total, total + 1)
+    return min(1.0, float(chances[np.abs(sums) >= abs(int(differences.sum()))].sum()))
+
+
+def _agresti_min(wins: int, losses: int, n: int, confidence: float) -> tuple[float, float]:
+    z = NormalDist().inv_cdf(0.5 + confidence / 2)
+    more, fewer, all_ = (wins + 0.5) / (n + 2), (losses + 0.5) / (n + 2), n + 2
+    half = z * math.sqrt((more + fewer - (more - fewer) ** 2) / all_)
+    return more - fewer - half, more - fewer + half
+
+
+def _clustered(gains: np.ndarray, sizes: np.ndarray, confidence: float) -> tuple[float, float]:
+    """Of sum(gains) / sum(sizes); one group alone says nothing of how groups vary."""
+    if len(gains) < 2:
+        return -1.0, 1.0
+    n, share = sizes.sum(), gains.sum() / sizes.sum()
+    left = gains - share * sizes
+    error = math.sqrt(len(gains) / (len(gains) - 1) * float((left**2).sum())) / n
+    half = _quantile(confidence, len(gains) - 1) * error
+    return share - half, share + half
 
 
 def _quantile(confidence: float, freedom: float) -> float:

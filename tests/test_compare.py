@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 from scipy.stats import binomtest, ttest_1samp, ttest_ind
 
-from alexnet_mlflow.compare import mean_difference, mean_interval, wilson
+from alexnet_mlflow.compare import exchanges, mean_difference, mean_interval, paired, wilson
 
 
 @pytest.mark.parametrize(
@@ -171,3 +173,92 @@ def test_a_confidence_of_means_that_cannot_be(confidence: float) -> None:
     ):
         with pytest.raises(ValueError, match="confidence"):
             wrong()
+
+
+# Two models on the same pictures
+
+
+def right(both: int, first: int, second: int, neither: int) -> tuple[np.ndarray, np.ndarray]:
+    a = [1] * both + [1] * first + [0] * second + [0] * neither
+    b = [1] * both + [0] * first + [1] * second + [0] * neither
+    return np.array(a, bool), np.array(b, bool)
+
+
+@pytest.mark.parametrize(("wins", "losses"), [(0, 0), (1, 0), (5, 0), (6, 0), (12, 4), (40, 71)])
+def test_alone_standing_pictures_are_compared_by_mcnemar(wins: int, losses: int) -> None:
+    found = paired(*right(100, wins, losses, 20))
+    expected = binomtest(wins, wins + losses).pvalue if wins + losses else 1.0
+    assert found.p_value == pytest.approx(expected, abs=1e-12)
+    cells = found.both, found.challenger_only, found.champion_only, found.neither
+    assert cells == (100, wins, losses, 20)
+    assert found.gain == pytest.approx((wins - losses) / found.pictures)
+    assert found.low < found.gain < found.high and "McNemar" in found.method
+
+
+def test_the_interval_is_agresti_s_and_min_s() -> None:
+    """Agresti and Min 2005: Wald's, after half a picture more in each of the four cells."""
+    found = paired(*right(50, 12, 4, 34))
+    more, fewer = 12.5 / 102, 4.5 / 102
+    half = 1.959964 * ((more + fewer - (more - fewer) ** 2) / 102) ** 0.5
+    assert (found.low, found.high) == pytest.approx((more - fewer - half, more - fewer + half))
+
+
+def test_exchanges_count_every_sign() -> None:
+    rng = np.random.default_rng(0)
+    for _ in range(30):
+        given = rng.integers(-4, 5, rng.integers(1, 10))
+        signs = np.array(list(itertools.product((-1, 1), repeat=len(given))))
+        expected = np.mean(np.abs(signs @ given) >= abs(given.sum()))
+        assert exchanges(given) == pytest.approx(expected)
+
+
+def test_pictures_of_one_photo_are_no_independent_evidence() -> None:
+    a, b = right(80, 8, 0, 12)
+    alone = paired(a, b)
+    one_photo = paired(a, b, [*map(str, range(80)), *["the same"] * 8, *map(str, range(80, 92))])
+    assert alone.p_value < 0.01 and one_photo.p_value == 1.0
+    assert one_photo.high - one_photo.low > alone.high - alone.low
+    assert "clustered by photo" in one_photo.method and one_photo.gain == alone.gain
+    assert paired(a, b, ["all"] * 100).p_value == 1.0
+
+
+def photos(rng: np.random.Generator, gain: float) -> tuple[np.ndarray, np.ndarray, list[str]]:
+    """60 photos of one to nine pictures; two models that err together within a photo."""
+    sizes = rng.integers(1, 10, 60)
+    names = [str(place) for place, size in enumerate(sizes) for _ in range(size)]
+    hard = np.repeat(rng.normal(0, 1, (2, 60)), sizes, axis=1)
+    own = rng.normal(0, 1, (2, len(names)))
+    first, second = hard + own > np.array([[-1.0 - gain], [-1.0]])
+    return first, second, names
+
+
+def test_of_equal_models_few_seem_different_and_of_unequal_ones_most() -> None:
+    rng = np.random.default_rng(1)
+    false = holds = found = 0
+    plain = 0
+    for _ in range(400):
+        a, b, names = photos(rng, 0.0)
+        grouped = paired(a, b, names)
+        false += grouped.p_value < 0.05
+        holds += grouped.low <= 0 <= grouped.high
+        plain += paired(a, b).p_value < 0.05
+        found += paired(*photos(rng, 1.0)).p_value < 0.05
+    assert false / 400 <= 0.05 and holds / 400 >= 0.93 and found / 400 > 0.9
+    assert plain / 400 > 0.08, "photos would not matter"
+
+
+def test_the_interval_of_alone_standing_pictures_holds_the_truth() -> None:
+    rng = np.random.default_rng(2)
+    holds = 0
+    for _ in range(500):
+        draws = rng.choice(4, 200, p=(0.85, 0.06, 0.03, 0.06))
+        found = paired(draws < 2, (draws == 0) | (draws == 2))
+        holds += found.low <= 0.03 <= found.high
+    assert holds / 500 >= 0.93
+
+
+@pytest.mark.parametrize("lengths", [(0, 0, None), (3, 4, None), (3, 3, 2)])
+def test_pictures_that_do_not_match(lengths: tuple[int, int, int | None]) -> None:
+    a, b, names = lengths
+    with pytest.raises(ValueError, match="same pictures"):
+        paired(np.ones(a, bool), np.ones(b, bool), None if names is None else ["x"] * names)
