@@ -188,12 +188,15 @@ class FinalConfig(RunConfig):
     lr: float | None = option(None, "Learning rate; auto = the latest finished search's best.")
     weight_decay: float | None = option(None, "Weight decay; auto = that search's best.")
     epochs: int | None = option(None, "Epochs; auto = preset.")
+    seeds: int = option(1, "Trainings with fresh seeds; 1 = one, with --seed itself.")
     resume: str = option("no", "no, last, or the id of an interrupted final run to continue.")
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_positive(self, "lr", "epochs")
+        check_positive(self, "lr", "epochs", "seeds")
         check_at_least(self, 0, "weight_decay")
+        if self.seed + self.seeds > 2**63:
+            raise BadInput(f"--seeds={self.seeds} leaves no room above --seed: give a lower --seed")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -156,7 +156,7 @@ def _protocol(config: BabysitConfig, seeds: Sequence[int], here: Tracker) -> Cou
         course.forced = course.forced or _was_forced(found, here)
         rates = {name: found.figures.get(f"best_{name}") for name in ("lr", "weight_decay")}
         if course.goes_on(found, able=None not in rates.values()) and _trained(
-            course, _derived(FinalConfig, config, **rates), seeds, here
+            course, _derived(FinalConfig, config, seeds=1, **rates), seeds, here
         ):
             wanted = _derived(EvaluateConfig, config, run=str(course.best.run_id))
             course.goes_on(evaluate.run(wanted, here))

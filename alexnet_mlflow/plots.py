@@ -20,6 +20,8 @@ from matplotlib.ticker import MaxNLocator
 from torchvision.utils import make_grid
 
 from alexnet_mlflow.augment import Draw, apply, normalise, to_pixels
+from alexnet_mlflow.compare import wilson
+from alexnet_mlflow.score import Bin, calibration_error
 from alexnet_mlflow.space import Narrowed, Outcome, Space
 from alexnet_mlflow.train import EpochResult
 
@@ -317,6 +319,27 @@ def roc_and_pr(labels: np.ndarray, positive: np.ndarray, name: str, title: str) 
     right.set(xlabel="recall", ylabel="precision", title=f"PR, average precision {average:.4f}")
     for axis in (left, right):
         axis.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
+        axis.grid(alpha=0.3)
+    return figure
+
+
+def calibration(bins: Sequence[Bin], title: str) -> Figure:
+    """Accuracy over confidence with Wilson's interval, and how many pictures each bin has."""
+    error = calibration_error(bins)
+    figure = _figure(5.2, 4.6, f"{title}: calibration error {error:.2%}")
+    top, foot = figure.subplots(2, 1, sharex=True, height_ratios=(4, 1))
+    confidence = [one.confidence for one in bins]
+    shares = [one.correct / one.n for one in bins]
+    ends = [wilson(one.correct, one.n) for one in bins]
+    reach = [[share - low for share, (low, _) in zip(shares, ends, strict=True)],
+             [high - share for share, (_, high) in zip(shares, ends, strict=True)]]
+    top.plot([0, 1], [0, 1], color="grey", linestyle=":", label="as sure as right")
+    top.errorbar(confidence, shares, yerr=np.abs(reach), color=TRAIN, marker="o", capsize=3)
+    top.set(ylabel="accuracy", xlim=(0, 1.02), ylim=(-0.02, 1.04))
+    top.legend(loc="upper left", frameon=False)
+    foot.bar(confidence, [one.n for one in bins], width=0.04, color=TRAIN)
+    foot.set(xlabel="confidence (probability of the predicted class)", ylabel="pictures")
+    for axis in (top, foot):
         axis.grid(alpha=0.3)
     return figure
 

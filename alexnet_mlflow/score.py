@@ -6,6 +6,7 @@ Batch means are never averaged: that was the report's mistake (its last batch is
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -84,3 +85,34 @@ def score_probabilities(
     tiny = torch.finfo(torch.float32).tiny
     losses = functional.nll_loss(probabilities.clamp_min(tiny).log(), labels, reduction="none")
     return Scores(labels.cpu().numpy(), losses.cpu().numpy(), probabilities.cpu().numpy())
+
+
+@dataclass(frozen=True)
+class Bin:
+    """Pictures of about the same confidence: the probability of the predicted class."""
+
+    n: int
+    correct: int
+    confidence: float  # mean
+
+
+def reliability(scores: Scores, bins: int = 10) -> list[Bin]:
+    """Confidence against accuracy in bins of equal width over 0 .. 1; empty ones are left out.
+
+    Pictures whose probabilities are not numbers belong to no bin.
+    """
+    chosen = np.where(np.isfinite(scores.probabilities).all(axis=1), scores.probabilities.T, -1.0)
+    confidence = chosen.max(axis=0)
+    right = scores.predictions == scores.labels
+    places = np.minimum((confidence * bins).astype(int), bins - 1)
+    found = [(confidence >= 0) & (places == place) for place in range(bins)]
+    return [
+        Bin(int(mine.sum()), int(right[mine].sum()), float(confidence[mine].mean()))
+        for mine in found if mine.any()
+    ]
+
+
+def calibration_error(bins: Sequence[Bin]) -> float:
+    """Expected calibration error: mean |accuracy - confidence| over pictures (Naeini 2015)."""
+    off = sum(abs(one.correct - one.n * one.confidence) for one in bins)
+    return off / max(1, sum(one.n for one in bins))

@@ -18,7 +18,7 @@ import math
 import os
 import re
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -235,25 +235,32 @@ class MlflowTracker(NullTracker):
         with signals.held():
             self._client.log_inputs(self._run, [entry])
 
-    def model(self, model: nn.Module, example: Tensor) -> LoggedModel | None:
-        import mlflow.pytorch
+    def model(
+        self, model: nn.Module, example: Tensor, classes: Sequence[str]
+    ) -> LoggedModel | None:
+        import mlflow
         import numpy as np
         import torch
-        from mlflow.models import ModelSignature
-        from mlflow.types import Schema, TensorSpec
+        from mlflow.models import Model, ModelSignature
+        from mlflow.types import ColSpec, Schema, TensorSpec
+
+        from alexnet_mlflow import served
 
         with torch.inference_mode():
-            classes = model(example).shape[1]
-        dtype = np.dtype("float32")
+            answers = model(example).shape[1]
+        assert len(classes) == answers, "a name for each class"
+        pixels = TensorSpec(np.dtype("float32"), (-1, *example.shape[1:]))
         signature = ModelSignature(
-            Schema([TensorSpec(dtype, (-1, *example.shape[1:]))]),
-            Schema([TensorSpec(dtype, (-1, classes))]),
+            Schema([pixels]), Schema([ColSpec("float", name) for name in classes])
         )
         packages = [f"torch=={torch.__version__.split('+')[0]}", f"mlflow=={mlflow.__version__}"]
         with signals.held():
-            info = mlflow.pytorch.log_model(
-                model,
+            info = Model.log(
+                artifact_path=None,
                 name="model",
+                flavor=served,
+                metadata={served.CLASSES: list(classes)},
+                pytorch_model=model,
                 signature=signature,
                 input_example=example.numpy(),
                 serialization_format="pt2",

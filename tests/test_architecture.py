@@ -23,12 +23,12 @@ PACKAGE = "alexnet_mlflow"
 ORDER = (
     "options", "config", "commands", "signals", "data", "augment", "model", "score", "compare",
     "checks", "train", "probes", "checkpoint", "progress", "space", "prune", "plots", "runs",
-    "track", "registry", "storage", "study", "trial", "engines", "gate", "findings", "stages",
-    "pipeline", "cli",
+    "served", "track", "registry", "storage", "study", "trial", "engines", "gate", "findings",
+    "evaluation", "stages", "pipeline", "cli",
 )
 # Libraries that these modules alone may import ...
 ONLY_IN = {
-    "mlflow": {"track", "registry"},
+    "mlflow": {"track", "registry", "served"},
     "click": {"cli"},
     "optuna": {"storage", "study"},
     "ray": {"engines"},

@@ -13,6 +13,7 @@ from PIL import Image
 
 from alexnet_mlflow import plots
 from alexnet_mlflow.augment import draw
+from alexnet_mlflow.score import Bin
 from alexnet_mlflow.space import Narrowed, Outcome, Point, Range, Space, draws
 from alexnet_mlflow.train import EpochResult
 
@@ -258,6 +259,17 @@ def test_roc_and_pr_of_a_perfect_model() -> None:
     assert [axis.get_title() for axis in figure.axes] == [
         "ROC, area 1.0000", "PR, average precision 1.0000"
     ]
+
+
+@pytest.mark.parametrize(
+    "bins",
+    [[], [Bin(1, 1, 1.0)], [Bin(3, 0, 0.55), Bin(40, 30, 0.7), Bin(900, 890, 0.98)]],
+    ids=["none", "one", "three"],
+)
+def test_calibration(bins: list[Bin]) -> None:
+    figure = plots.calibration(bins, "FDDB, test")
+    inside(figure)
+    assert drawn(figure).std() > 5
 
 
 @pytest.mark.parametrize("count", [0, 1, 8, 9, 24])

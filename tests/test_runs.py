@@ -21,7 +21,7 @@ def test_switched_off_it_does_nothing(tmp_path: Path, monkeypatch: pytest.Monkey
         run.params({"a": 1})
         run.metrics({"a": 1.0})
         run.dataset(data, "training")
-        assert run.model(build(2, 0), torch.rand(2, 3, 32, 32)) is None
+        assert run.model(build(2, 0), torch.rand(2, 3, 32, 32), ["a", "b"]) is None
         assert run.latest(stage="x") is None and run.run_id is None
     assert list(tmp_path.iterdir()) == []
 

@@ -12,7 +12,13 @@ from torch.nn import functional
 
 from alexnet_mlflow.augment import normalise, to_pixels
 from alexnet_mlflow.model import Servable
-from alexnet_mlflow.score import Scores, score, score_probabilities
+from alexnet_mlflow.score import (
+    Scores,
+    calibration_error,
+    reliability,
+    score,
+    score_probabilities,
+)
 
 N, CLASSES = 43, 3  # 43 is prime: every batch size leaves a smaller last batch
 
@@ -146,3 +152,32 @@ def test_sums_are_taken_in_double_precision() -> None:
     scores = Scores(np.zeros(len(losses), dtype=np.int64), losses, ones)
     assert scores.loss == float(np.float32(0.1))
     assert scores.accuracy == 1
+
+
+def scores_of(confidence: list[float], right: list[bool]) -> Scores:
+    """Two classes; the first is predicted with this probability."""
+    first = np.array(confidence, np.float32)
+    labels = np.where(right, 0, 1)
+    return Scores(labels, np.zeros(len(first), np.float32), np.stack([first, 1 - first], axis=1))
+
+
+def test_reliability_counts_every_picture_in_the_bin_of_its_confidence() -> None:
+    found = reliability(scores_of([0.55, 0.58, 0.95, 1.0], [True, False, True, True]))
+    assert [(one.n, one.correct) for one in found] == [(2, 1), (2, 2)]
+    assert [one.confidence for one in found] == pytest.approx([0.565, 0.975])
+    assert calibration_error(found) == pytest.approx((2 * 0.065 + 2 * 0.025) / 4)
+
+
+def test_a_calibrated_model_has_a_small_error_and_a_boastful_one_its_excess() -> None:
+    rng = np.random.default_rng(0)
+    truth = rng.uniform(0.5, 1, 20_000)
+    right = list(rng.random(20_000) < truth)
+    assert calibration_error(reliability(scores_of(list(truth), right))) < 0.01
+    boasts = scores_of([0.999] * 20_000, right)
+    assert calibration_error(reliability(boasts)) == pytest.approx(0.249, abs=0.01)
+
+
+def test_what_is_not_a_number_is_in_no_bin() -> None:
+    assert reliability(scores_of([math.nan, 0.9], [True, True]))[0].n == 1
+    assert reliability(scores_of([math.nan], [True])) == []
+    assert calibration_error([]) == 0.0

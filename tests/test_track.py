@@ -140,7 +140,7 @@ def test_a_data_set_is_logged_with_its_own_digest(store: Path) -> None:
 def test_a_model_loads_without_pickle_and_takes_any_batch(store: Path) -> None:
     servable = Servable(build(2, seed=1)).eval()
     with connect().child("x", {}) as run:
-        model = run.model(servable, torch.rand(2, 3, 32, 32))
+        model = run.model(servable, torch.rand(2, 3, 32, 32), ["a", "b"])
     assert model is not None
     loaded = load_model(model.uri)
     for count in (1, 3, 40):

@@ -22,7 +22,8 @@ import numpy as np
 
 from alexnet_mlflow.config import DataConfig, may_download
 from alexnet_mlflow.data import audit, bundled, cache, cifar10, fddb, folder
-from alexnet_mlflow.data.audit import Audit, Place, baselines
+from alexnet_mlflow.data.audit import Audit, baselines
+from alexnet_mlflow.data.copies import Place, seen_rows
 from alexnet_mlflow.data.split import (
     PARTS,
     DataError,
@@ -52,6 +53,7 @@ __all__ = [
     "inspect",
     "load",
     "load_test",
+    "seen_rows",
     "slug",
     "stratified_part",
 ]

@@ -6,8 +6,7 @@ looking in the simplest ways (`baselines`). The test split is compared with the 
 else: no baseline is scored on it here.
 
 Chosen: classifiers are scikit-learn's and see PICTURES at most, a stratified part of the training
-pictures that their ids decide; near-duplicates are sought among COMPARED pictures at most, a like
-part of each split. What is listed for people to look at is cut at LISTED, what is counted is not.
+pictures that their ids decide. What is listed for people to look at is cut at LISTED.
 Suspect labels come from confident learning (Northcutt, Jiang and Chuang 2021, "Confident Learning:
 Estimating Uncertainty in Dataset Labels") on the shapes (HOG) and colours of pictures, with groups
 kept in one fold. It is worth what its model is: where 5 % of labels were turned round, it is sure
@@ -22,16 +21,26 @@ import dataclasses
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import combinations
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from alexnet_mlflow.data import duplicates
+from alexnet_mlflow.data.copies import (
+    LISTED,
+    Copies,
+    Part,
+    Place,
+    exact_copies,
+    listed,
+    near_copies,
+    parts_of,
+    rows_in,
+)
 from alexnet_mlflow.data.split import Images, Integers, Split, stratified_part
 
-PICTURES, COMPARED, LISTED = 10_000, 100_000, 100
+PICTURES = 10_000
 RELIABLE = 0.9  # a model that agrees with fewer labels says little of the others
 FOLDS, BLOCK = 5, 2048  # BLOCK: pictures guessed at a time
 # Logistic regression on N pictures has C = EASE / N, so that its ridge weighs the same beside their
@@ -40,40 +49,6 @@ FOLDS, BLOCK = 5, 2048  # BLOCK: pictures guessed at a time
 EASE = 10.0
 
 Floats = npt.NDArray[np.float32]
-
-
-@dataclass(frozen=True)
-class Place:
-    """One picture."""
-
-    split: str
-    row: int  # in its split
-    id: str
-    label: int
-
-
-@dataclass(frozen=True)
-class Copy:
-    """The same picture twice."""
-
-    first: Place
-    second: Place
-    correlation: float  # 1 for equal pixels
-    mirrored: bool
-
-    @property
-    def conflict(self) -> bool:
-        """Is it labelled differently?"""
-        return self.first.label != self.second.label
-
-
-@dataclass(frozen=True)
-class Copies:
-    """What was found of one kind."""
-
-    count: int
-    conflicts: int  # pairs of different labels
-    listed: tuple[Copy, ...]  # LISTED at most, those of different labels and the surest first
 
 
 @dataclass(frozen=True)
@@ -151,20 +126,18 @@ class Audit:
 def audit(train: Split, val: Split, test: Split, classes: Sequence[str], seed: int = 0) -> Audit:
     """Measure everything. Of the test split, pixels and groups are compared, and no more."""
     splits = (train, val, test)
-    exact, contradictions = _exact(splits)
-    near, whole, compared = _near(splits, seed)
-    pool = _parts((train, val), PICTURES, seed)
+    exact, contradictions = exact_copies(splits)
+    near, whole, compared = near_copies(splits, seed)
+    pool = parts_of((train, val), PICTURES, seed)
     return Audit(
         classes=tuple(classes),
         counts={split.name: _counts(split, classes) for split in splits},
-        exact=_copies(exact),
-        contradictions=_copies(contradictions),
-        near=_copies(near),
+        exact=listed(exact),
+        contradictions=listed(contradictions),
+        near=listed(near),
         near_is_whole=whole,
         compared=compared,
-        seen_test_rows=tuple(sorted({
-            copy.second.row for copy in (*exact, *near) if copy.second.split == test.name
-        })),
+        seen_test_rows=tuple(rows_in(test, [*exact, *near]).tolist()),
         groups=_groups(splits),
         metadata=_metadata(pool),
         baselines=baselines(train, val, seed),
@@ -196,61 +169,8 @@ def _counts(split: Split, classes: Sequence[str]) -> dict[str, int]:
     return dict(zip(classes, sizes.tolist(), strict=True))
 
 
-class _Part(NamedTuple):
-    """Some pictures of a split, and the rows they have there."""
-
-    split: Split
-    rows: Integers
-
-    def place(self, at: int) -> Place:
-        name, ids, labels = self.split.name, self.split.ids, self.split.labels
-        return Place(name, int(self.rows[at]), str(ids[at]), int(labels[at]))
-
-
-def _exact(splits: Sequence[Split]) -> tuple[list[Copy], list[Copy]]:
-    """Equal pixels across splits, and equal pixels of different labels in the first of them."""
-    first = duplicates.first_with_pixels(*(split.images for split in splits))
-    places = [_Part(split, np.arange(len(split))) for split in splits]
-    starts = np.cumsum([0, *map(len, splits)])
-    across, against = list[Copy](), list[Copy]()
-    for row in np.flatnonzero(first < np.arange(len(first))):
-        owners = np.searchsorted(starts, [first[row], row], side="right") - 1
-        one, two = (places[owner].place(at - starts[owner])
-                    for owner, at in zip(owners, (first[row], row), strict=True))
-        if one.split != two.split:
-            across.append(Copy(one, two, 1.0, False))
-        elif one.split == splits[0].name and one.label != two.label:
-            against.append(Copy(one, two, 1.0, False))
-    return across, against
-
-
-def _parts(splits: Sequence[Split], count: int, seed: int) -> list[_Part]:
-    """`count` pictures of these splits together at most, the same share of each."""
-    share = min(1.0, count / sum(map(len, splits)))
-    parts = [stratified_part(split, round(share * len(split)), seed) for split in splits]
-    return [_Part(part, np.flatnonzero(np.isin(split.ids, part.ids)))
-            for split, part in zip(splits, parts, strict=True)]
-
-
-def _joined(parts: list[_Part], name: str) -> npt.NDArray[Any]:
+def _joined(parts: list[Part], name: str) -> npt.NDArray[Any]:
     return np.concatenate([getattr(part.split, name) for part in parts])
-
-
-def _near(splits: Sequence[Split], seed: int) -> tuple[list[Copy], bool, dict[str, int]]:
-    """Near-duplicates across splits, whether these are all, and the pictures compared."""
-    parts = _parts(splits, COMPARED, seed)
-    thumbs = [duplicates.thumbnails(part.split.images) for part in parts]
-    found, whole = list[Copy](), True
-    for (one, left), (two, right) in combinations(zip(parts, thumbs, strict=True), 2):
-        pairs = duplicates.near_pairs(left, right)
-        whole &= len(pairs) < duplicates.MOST
-        found += [Copy(one.place(pair.first), two.place(pair.second), *pair[2:]) for pair in pairs]
-    return found, whole, {part.split.name: len(part.rows) for part in parts}
-
-
-def _copies(found: list[Copy]) -> Copies:
-    order = sorted(found, key=lambda copy: (not copy.conflict, -copy.correlation))
-    return Copies(len(found), sum(copy.conflict for copy in found), tuple(order[:LISTED]))
 
 
 def _groups(splits: Sequence[Split]) -> Groups:
@@ -261,7 +181,7 @@ def _groups(splits: Sequence[Split]) -> Groups:
     return Groups(int((sizes > 1).sum()), len(divided), tuple(divided[:LISTED]))
 
 
-def _folds(pool: list[_Part]) -> Integers:
+def _folds(pool: list[Part]) -> Integers:
     """(N,) 0 ... FOLDS - 1: a group in one fold, the groups of each class dealt out in turn."""
     labels, groups = (_joined(pool, name) for name in ("labels", "groups"))
     _, first, group = np.unique(groups, return_index=True, return_inverse=True)
@@ -285,7 +205,7 @@ def _held_out(model: Any, features: Floats, labels: Integers, folds: Integers, n
     return chances
 
 
-def _metadata(pool: list[_Part]) -> Metadata | None:
+def _metadata(pool: list[Part]) -> Metadata | None:
     """A random forest on the facts, against naming the largest class.
 
     Groups are independent, their pictures are not: of a face and a background from one photo, which
@@ -311,7 +231,7 @@ def _metadata(pool: list[_Part]) -> Metadata | None:
     return Metadata(tuple(facts), int(correct.sum()), len(labels), int(majority.sum()), p_value)
 
 
-def _labels(pool: list[_Part], classes: int) -> Labels:
+def _labels(pool: list[Part], classes: int) -> Labels:
     labels = _joined(pool, "labels")
     features = np.concatenate([_shapes(part.split.images) for part in pool])
     chances = _held_out(_logistic(EASE / len(labels)), features, labels, _folds(pool), classes)

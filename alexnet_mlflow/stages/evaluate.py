@@ -1,25 +1,27 @@
 """A final run on the sealed test split: the only stage that opens it, and each look is counted.
 
 The pictures are divided as the final run divided them, whatever the command says, and the data
-digest must be the final run's. What is scored is the logged model, as others will load it.
+digest must be the final run's. What is scored is the logged model, as others will load it. A final
+of several seeds is evaluated seed by seed, in runs below one that has their mean and spread; the
+seed that was best on validation is the one that stands for them.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import tempfile
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from statistics import stdev
 from typing import Any
 
 import numpy as np
-import pandas as pd
-from sklearn import metrics as sk
+import torch
 
-from alexnet_mlflow import plots
-from alexnet_mlflow.compare import wilson
+from alexnet_mlflow import evaluation
+from alexnet_mlflow.compare import mean_interval
 from alexnet_mlflow.config import DataConfig, EvaluateConfig
-from alexnet_mlflow.data import Split, Splits, load, load_test, slug
+from alexnet_mlflow.data import Split, Splits, load, load_test, seen_rows, slug
+from alexnet_mlflow.evaluation import Evaluated, counted
 from alexnet_mlflow.options import BadInput
 from alexnet_mlflow.runs import FoundRun, LoggedModel, Tracker
 from alexnet_mlflow.score import Scores, score_probabilities
@@ -31,47 +33,32 @@ from alexnet_mlflow.train import pick_device, resident
 READ: dict[str, Callable[[str], Any]] = {
     "int": int, "float": float, "bool": lambda text: text.lower() == "true",
 }
-WORST = 24  # pictures in the grid of the worst mistakes
 # What decides the division: taken from the final run, never from the command.
 DIVISION = ("limit", "val_fraction", "test_fraction", "split_seed", "skip_corrupt")
+KEPT_TAGS = ("dataset", "optimizer", "recipe", "seed", "data_digest")
+
+
+@dataclass(frozen=True, eq=False)
+class Opened:
+    """The pictures of one evaluation, the test split among them."""
+
+    division: DataConfig
+    data: Splits
+    test: Split
+    seen: np.ndarray  # rows of test with an exact or near copy in train or val
+    compared: int  # rows of test that were compared for that
+    device: torch.device
 
 
 def run(config: EvaluateConfig, tracker: Tracker) -> StageResult:
-    """Score the final run's model on the test split and log everything about it."""
+    """Score the final run's model, or those of all its seeds, on the test split."""
     device = pick_device(config.device)
     final = _final(config, tracker)
-    division = _division(config, final)
-    data = load(division)
-    if data.digest != final.tags["data_digest"]:
-        raise BadInput(
-            f"the pictures of {data.title} are not those that run {final.run_id} was trained on: "
-            "give the --data-dir it used, or train again with `alexnet-mlflow final`"
-        )
-    model = load_model(final.tags["model_uri"])
-    test = load_test(division)
-    looks = int(final.tags.get("test_looks", "0")) + 1
-    with tracker.child(f"evaluate {data.name} {final.tags['optimizer']}", _tags(final)) as here:
-        here.params({"run": final.run_id, **{name: getattr(division, name) for name in DIVISION}})
-        here.dataset(data, "testing")
-        here.mark(final.run_id, {"test_looks": looks})
-        scores = score_probabilities(model.to(device), *resident(test, device))
-        figures = {**_figures(scores), "test_looks": looks}
-        here.tags({"final_run": final.run_id, "test_digest": test.digest})
-        here.tags({"model_uri": final.tags["model_uri"], "test_looks": looks})
-        uri = final.tags["model_uri"]
-        logged = LoggedModel(uri, uri.removeprefix("models:/"))
-        here.metrics(figures, model=logged, data=(data.title, data.digest))
-        best = {name: final.metrics[name] for name in ("best_val_accuracy", "best_val_loss")}
-        here.metrics(best)
-        plain, told = beside(data, test)
-        here.metrics(plain)
-        _show(here, data, test, scores, logged)
-        close(here, "pass")
-        return StageResult(
-            "evaluate", here.run_id, "pass",
-            (*_sentences(data, scores, looks), told),
-            {**figures, **best, **plain, "final_run": final.run_id}, uri,
-        )
+    finals = _seeds_of(final, tracker)
+    opened = _opened(config, finals[0], device)
+    if final.run_id == finals[0].run_id:
+        return _one(final, opened, tracker)
+    return _several(final, finals, opened, tracker)
 
 
 def _final(config: EvaluateConfig, tracker: Tracker) -> FoundRun:
@@ -87,16 +74,41 @@ def _final(config: EvaluateConfig, tracker: Tracker) -> FoundRun:
                 f"this experiment: run `alexnet-mlflow final --dataset={config.dataset} "
                 f"--optimizer={config.optimizer}` first"
             )
-        return final
-    final = tracker.found(config.run)
-    if final is None or final.tags.get("stage") != "final" or "model_uri" not in final.tags:
+        above = tracker.found(final.tags["seeds_run"]) if "seeds_run" in final.tags else None
+        return above if above and "final_runs" in above.tags else final
+    found = tracker.found(config.run)
+    able = found and {"model_uri", "final_runs"} & found.tags.keys()
+    if found is None or not able or found.tags.get("stage") != "final":
         raise BadInput(f"--run={config.run} is not a finished final run: give the id of one")
-    if final.tags["dataset"] != slug(config.dataset):
+    if found.tags["dataset"] != slug(config.dataset):
         raise BadInput(
-            f"--run={config.run} was trained on {final.tags['dataset']}, not {config.dataset}: "
-            f"give --dataset={final.tags['dataset']}"
+            f"--run={config.run} was trained on {found.tags['dataset']}, not {config.dataset}: "
+            f"give --dataset={found.tags['dataset']}"
         )
-    return final
+    return found
+
+
+def _seeds_of(final: FoundRun, tracker: Tracker) -> list[FoundRun]:
+    """The final itself, or the finals of its seeds."""
+    if "final_runs" not in final.tags:
+        return [final]
+    found = [tracker.found(run_id) for run_id in final.tags["final_runs"].split(",")]
+    if gone := [one for one in found if one is None]:
+        raise BadInput(f"{len(gone)} finals of run {final.run_id} are deleted: give --run of one")
+    return [one for one in found if one]
+
+
+def _opened(config: EvaluateConfig, final: FoundRun, device: torch.device) -> Opened:
+    """The pictures as the final run divided them; BadInput where they are others today."""
+    division = _division(config, final)
+    data = load(division)
+    if data.digest != final.tags["data_digest"]:
+        raise BadInput(
+            f"the pictures of {data.title} are not those that run {final.run_id} was trained on: "
+            "give the --data-dir it used, or train again with `alexnet-mlflow final`"
+        )
+    test = load_test(division)
+    return Opened(division, data, test, *seen_rows(data.train, data.val, test), device)
 
 
 def _division(config: EvaluateConfig, final: FoundRun) -> DataConfig:
@@ -109,89 +121,132 @@ def _division(config: EvaluateConfig, final: FoundRun) -> DataConfig:
     return DataConfig(dataset=config.dataset, data_dir=config.data_dir, **values)
 
 
-def _tags(final: FoundRun) -> dict[str, object]:
-    kept = ("dataset", "optimizer", "recipe", "seed", "data_digest")
+def _tags(final: FoundRun, opened: Opened) -> dict[str, object]:
     return {
-        "stage": "evaluate", "git_commit": git_commit(), **{key: final.tags[key] for key in kept},
+        "stage": "evaluate", "git_commit": git_commit(), "trained_on": final.tags["dataset"],
+        "final_run": final.run_id, "test_digest": opened.test.digest,
+        **{key: final.tags[key] for key in KEPT_TAGS if key in final.tags},
     }
 
 
-def _figures(scores: Scores) -> dict[str, float]:
-    """The test figures: accuracies are fractions of pictures."""
-    low, high = wilson(scores.correct, scores.n)
-    return {
-        "test_accuracy": scores.accuracy,
-        "test_accuracy_low": low,
-        "test_accuracy_high": high,
-        "test_loss": scores.loss,
-        "test_correct": scores.correct,
-        "test_pictures": scores.n,
-    }
+def _one(
+    final: FoundRun, opened: Opened, tracker: Tracker, seeds_run: str | None = None
+) -> StageResult:
+    """Evaluate one model in a run of its own."""
+    data, test, device = opened.data, opened.test, opened.device
+    uri = final.tags["model_uri"]
+    model = load_model(uri).to(device)
+    looks = int(final.tags.get("test_looks", "0")) + 1
+    tags = {**_tags(final, opened), "model_uri": uri, "test_looks": looks}
+    if seeds_run:
+        tags["seeds_run"] = seeds_run
+    with tracker.child(f"evaluate {data.name} {final.tags['optimizer']}", tags) as here:
+        division = {name: getattr(opened.division, name) for name in DIVISION}
+        here.params({"run": final.run_id, **division})
+        here.dataset(data, "testing")
+        here.mark(final.run_id, {"test_looks": looks})
+        scores = score_probabilities(model, *resident(test, device))
+        validation = score_probabilities(model, *resident(data.val, device))
+        clean, unseen = _unseen(opened, scores)
+        figures = {**evaluation.figures(scores), **clean, "test_looks": looks}
+        logged = LoggedModel(uri, uri.removeprefix("models:/"))
+        about = (data.title, data.digest)
+        here.metrics(figures, model=logged, data=about)
+        fast = evaluation.speed(model, device)
+        best = {name: final.metrics[name] for name in ("best_val_accuracy", "best_val_loss")}
+        plain, told = beside(data, test)
+        here.metrics({**best, **fast, **plain})
+        seen = Evaluated(
+            f"{data.title}, test", data.classes, test, scores, validation, data.digest
+        )
+        points = evaluation.show(seen, here, logged, about)
+        close(here, "pass")
+        many, alone = fast["pictures_per_second"], fast["latency_ms"]
+        sentences = (
+            f"{seen.title}: {counted(scores.correct, scores.n)}, loss {scores.loss:.4f}, "
+            f"calibration error {figures['test_calibration_error']:.2%}.",
+            *unseen, *points, told,
+            f"On this {device.type}: {many:.0f} pictures/s, one alone in {alone:.1f} ms.",
+            _looked(looks),
+        )
+        return StageResult(
+            "evaluate", here.run_id, "pass", sentences,
+            {**figures, **best, **fast, **plain, "final_run": final.run_id}, uri,
+        )
 
 
-def _sentences(data: Splits, scores: Scores, looks: int) -> tuple[str, ...]:
-    low, high = wilson(scores.correct, scores.n)
+def _unseen(opened: Opened, scores: Scores) -> tuple[dict[str, float], tuple[str, ...]]:
+    """The accuracy without test pictures that have a copy in train or validation."""
+    left_out = len(opened.seen)
+    others = np.setdiff1d(np.arange(scores.n), opened.seen)
+    if not left_out or not len(others):
+        return {"test_pictures_seen": float(left_out)}, ()
+    correct = int((scores.predictions == scores.labels)[others].sum())
+    partly = ""
+    if opened.compared < scores.n:
+        partly = f", of {opened.compared} that were compared"
     return (
-        f"{data.title}, test: {scores.correct} of {scores.n} = {scores.accuracy:.2%} "
-        f"(Wilson 95 % {low:.2%} to {high:.2%}), loss {scores.loss:.4f}.",
-        f"The sealed test split has now been looked at {looks} time{'s'[: looks != 1]} by this "
-        "model.",
+        {
+            "test_pictures_seen": float(left_out),
+            **evaluation.share("test_accuracy_unseen", correct, len(others)),
+        },
+        (f"Without the {left_out} test pictures that have an exact or near copy in train or "
+         f"validation{partly}: {counted(correct, len(others))}.",),
     )
 
 
-def _show(
-    here: Tracker, data: Splits, test: Split, scores: Scores, logged: LoggedModel
-) -> None:
-    """Per-class table, confusion matrix, ROC and PR for two classes, predictions, worst mistakes.
-    """
-    classes, title = data.classes, f"{data.title}, test"
-    predicted, places = scores.predictions, list(range(len(data.classes)))
-    rows = sk.precision_recall_fscore_support(
-        test.labels, predicted, labels=places, zero_division=0.0
-    )
-    names = ("precision", "recall", "f1", "pictures")
-    table = pd.DataFrame(dict(zip(names, rows, strict=True)), index=pd.Index(classes, name="class"))
-    here.text(table.to_csv(), "per_class.csv")
-    macro = {f"test_{name}_macro": float(table[name].mean()) for name in names[:3]}
-    here.metrics(macro, model=logged, data=(data.title, data.digest))
-    matrix = sk.confusion_matrix(test.labels, predicted, labels=places)
-    here.figure(plots.confusion(matrix, classes, title), "plots/confusion.png")
-    if len(classes) == 2:
-        positive = test.labels == 0
-        chances = scores.probabilities[:, 0]
-        area = {"test_roc_auc": float(sk.roc_auc_score(positive, chances))}
-        here.metrics(area, model=logged, data=(data.title, data.digest))
-        here.figure(plots.roc_and_pr(positive, chances, classes[0], title), "plots/roc_pr.png")
-    _show_mistakes(here, data, test, scores)
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / "predictions.parquet"
-        _predictions(data, test, scores).to_parquet(file, index=False)
-        here.file(file)
+def _looked(looks: int) -> str:
+    times = "time" if looks == 1 else "times"
+    return f"The sealed test split has now been looked at {looks} {times} by this model."
 
 
-def _show_mistakes(here: Tracker, data: Splits, test: Split, scores: Scores) -> None:
-    """The wrong pictures with the largest loss, and what the model took them for."""
-    wrong = np.flatnonzero(scores.predictions != test.labels)
-    worst = wrong[np.argsort(-scores.losses[wrong], kind="stable")][:WORST]
-    captions = [
-        f"{data.classes[test.labels[row]]} taken for\n{data.classes[scores.predictions[row]]} "
-        f"({scores.probabilities[row].max():.0%})"
-        for row in worst
+def _several(
+    final: FoundRun, finals: Sequence[FoundRun], opened: Opened, tracker: Tracker
+) -> StageResult:
+    """Evaluate a model a seed, each in a run below one that has their mean and spread."""
+    name = f"evaluate {opened.data.name} {final.tags['optimizer']}, {len(finals)} seeds"
+    tags = {**_tags(final, opened), "seeds": len(finals)}
+    with tracker.child(name, tags) as here:
+        here.params({"run": final.run_id, "seeds": len(finals)})
+        results = [_one(one, opened, here, here.run_id) for one in finals]
+        chosen = max(results, key=_on_validation)
+        spread, sentence = _spread([one.figures["test_accuracy"] for one in results])
+        kept = ("test_accuracy", "best_val_accuracy", "best_val_loss")
+        figures = {**{key: chosen.figures[key] for key in kept}, **spread}
+        here.metrics(figures)
+        here.tags({"chosen_evaluate": chosen.run_id, "model_uri": chosen.model_uri})
+        close(here, "pass")
+        return StageResult(
+            "evaluate", here.run_id, "pass",
+            (*_by_seed(finals, results), sentence, "Best on validation: " + chosen.sentences[0]),
+            {**figures, "seeds": len(finals), "final_run": chosen.figures["final_run"]},
+            chosen.model_uri,
+        )
+
+
+def _on_validation(one: StageResult) -> tuple[float, float]:
+    return one.figures["best_val_accuracy"], -one.figures["best_val_loss"]
+
+
+def _by_seed(finals: Sequence[FoundRun], results: Sequence[StageResult]) -> list[str]:
+    return [
+        f"Seed {final.tags['seed']}: "
+        + counted(int(one.figures["test_correct"]), int(one.figures["test_pictures"]))
+        + f", validation {one.figures['best_val_accuracy']:.2%}."
+        for final, one in zip(finals, results, strict=True)
     ]
-    title = f"{data.title}, test: the worst {len(worst)} of {len(wrong)} mistakes"
-    here.figure(plots.mistakes(test.images[worst], captions, title), "plots/mistakes.png")
 
 
-def _predictions(data: Splits, test: Split, scores: Scores) -> pd.DataFrame:
-    """A row a picture: id, label, prediction, loss, and the probability of each class."""
-    frame = pd.DataFrame({
-        "id": test.ids,
-        "label": test.labels,
-        "prediction": scores.predictions,
-        "loss": scores.losses,
-    })
-    for place, name in enumerate(data.classes):
-        frame[f"p_{name}"] = scores.probabilities[:, place]
-    return frame
-
-
+def _spread(accuracies: Sequence[float]) -> tuple[dict[str, float], str]:
+    """Mean over the seeds, its interval by Student's t, and the standard deviation (n - 1)."""
+    if len(accuracies) < 2:
+        return {"test_accuracy_mean": accuracies[0]}, "One seed: nothing is known of the spread."
+    mean, low, high = mean_interval(accuracies)
+    figures = {
+        "test_accuracy_mean": mean, "test_accuracy_mean_low": low, "test_accuracy_mean_high": high,
+        "test_accuracy_std": stdev(accuracies),
+    }
+    return figures, (
+        f"Mean of {len(accuracies)} seeds: {mean:.2%} (Student's t, 95 % {low:.2%} to {high:.2%}), "
+        f"standard deviation {stdev(accuracies):.2%}."
+    )

@@ -5,27 +5,34 @@ and optimizer. A checkpoint an epoch makes the run resumable: it is written befo
 logged, and what was not logged is logged on resuming, so that no metric stands twice.
 The model is logged from the CPU with its preprocessing inside and loads without pickle. At the end
 the curves are judged: a loss that rose fails, a gap or a best epoch at the end only warns.
+
+With `seeds` above 1 that many are trained, with the seeds after `seed`, as children of one run that
+has their mean and interval. Resumed, it goes on with the seed that was interrupted.
 """
 
 from __future__ import annotations
 
 import copy
 import dataclasses
-from collections.abc import Iterator, Sequence
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import stdev
 
 import torch
 
 from alexnet_mlflow import checkpoint, checks, plots
 from alexnet_mlflow.augment import to_pixels
-from alexnet_mlflow.checks import Check
+from alexnet_mlflow.checks import Check, Verdict
+from alexnet_mlflow.compare import mean_interval
 from alexnet_mlflow.config import FinalConfig, resolve
 from alexnet_mlflow.data import Splits, load
 from alexnet_mlflow.model import AlexNet, Servable, build
 from alexnet_mlflow.options import BadInput, option_name
 from alexnet_mlflow.progress import say, shown
-from alexnet_mlflow.runs import LoggedModel, Tracker
+from alexnet_mlflow.runs import FoundRun, LoggedModel, Tracker
 from alexnet_mlflow.stages import (
     NOT_PARAMETERS,
     StageResult,
@@ -40,6 +47,7 @@ from alexnet_mlflow.stages import (
 from alexnet_mlflow.track import logged
 from alexnet_mlflow.train import EpochResult, State, better, divergence, fit, pick_device
 
+BEST = ("best_val_accuracy", "best_val_loss", "best_epoch")
 EXAMPLES = 2  # pictures of the input example; with one, torch.export would fix the batch at 1
 
 
@@ -60,12 +68,21 @@ class Progress:
 
 def run(config: FinalConfig, tracker: Tracker) -> StageResult:
     """Train, keep the best epoch, log the model. `fail` where the loss diverged or only rose."""
+    pick_device(config.device)  # a device that is not there is told before anything is read
+    return _one(config, tracker) if config.seeds == 1 else _seeds(config, tracker)
+
+
+def _one(
+    config: FinalConfig, tracker: Tracker, run_id: str | None = None,
+    tags: Mapping[str, object] | None = None,
+) -> StageResult:
+    """One training. run_id: a run that was interrupted before its first checkpoint."""
     device = pick_device(config.device)
     data = load(config)
-    resumed, run_id = _to_resume(config, tracker, data)
+    resumed, found = _to_resume(config, tracker, data)
     config = _as_interrupted(config, resumed) if resumed else _with_rates(config, tracker, data)
     assert config.epochs is not None
-    with opened(config, tracker, data, run_id) as here:
+    with opened(config, tracker, data, found or run_id, tags) as here:
         net = build(len(data.classes), config.seed)
         here.text(layer_lines(net), "layers.txt")
         progress = _progress_of(resumed)
@@ -80,6 +97,100 @@ def run(config: FinalConfig, tracker: Tracker) -> StageResult:
         if path:
             checkpoint.remove(path)
         return result
+
+
+def _seeds(config: FinalConfig, tracker: Tracker) -> StageResult:
+    """Trainings with fresh seeds below one run."""
+    data = load(config)
+    config = _with_rates(config, tracker, data)
+    settings = _settings(config, data)
+    before = _interrupted(config, settings, tracker)
+    tags = {"seeds": config.seeds, "settings": settings}
+    with opened(config, tracker, data, before, tags) as here:
+        results = []
+        for number in range(1, config.seeds + 1):
+            seed = config.seed + number
+            known = here.child_with(stage="final", seed=str(seed)) if before else None
+            say(f"[final] {number} of {config.seeds}: seed {seed}")
+            results.append(_ended(known) or _of_seed(config, seed, known, here))
+        return _together(config, results, here)
+
+
+def _settings(config: FinalConfig, data: Splits) -> str:
+    """The same for two calls that train the same."""
+    known = {**parameters(config), "data_digest": data.digest}
+    return hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _interrupted(config: FinalConfig, settings: str, tracker: Tracker) -> str | None:
+    """The run of several seeds that --resume names and that has not ended; None to start anew."""
+    if config.resume == "no":
+        return None
+    if config.resume == "last":
+        found = tracker.newest(stage="final", settings=settings)
+    else:
+        found = tracker.found(config.resume)
+    if found and found.tags.get("settings") == settings and "verdict" not in found.tags:
+        return found.run_id
+    raise BadInput(
+        f"--resume={config.resume}: there is no interrupted final run of {config.seeds} seeds with "
+        "these settings and pictures: give them as they were, or start without --resume"
+    )
+
+
+def _of_seed(
+    config: FinalConfig, seed: int, known: FoundRun | None, here: Tracker
+) -> StageResult:
+    """One of several; from its checkpoint where it has one."""
+    saved = known is not None and checkpoint.path_of(known.run_id).exists()
+    resume = known.run_id if known and saved else "no"
+    single = dataclasses.replace(config, seed=seed, seeds=1, resume=resume)
+    return _one(single, here, known.run_id if known else None, {"seeds_run": here.run_id})
+
+
+def _ended(known: FoundRun | None) -> StageResult | None:
+    """The result of a seed that has ended; None where it has not."""
+    if known is None or "verdict" not in known.tags:
+        return None
+    verdict: Verdict = "fail" if known.tags["verdict"] == "fail" else "pass"
+    best = {name: known.metrics[name] for name in BEST if name in known.metrics}
+    return StageResult("final", known.run_id, verdict, (), best, known.tags.get("model_uri"))
+
+
+def _together(config: FinalConfig, results: Sequence[StageResult], here: Tracker) -> StageResult:
+    """Mean and interval over the seeds, and which seed is best on validation."""
+    trained = [one for one in results if one.model_uri or "best_val_accuracy" in one.figures]
+    lost = len(results) - len(trained)
+    told = [f"{lost} of {len(results)} seeds diverged."] if lost else []
+    if not trained:
+        close(here, "fail", "diverged")
+        return StageResult("final", here.run_id, "fail", tuple(told))
+    accuracies = [one.figures["best_val_accuracy"] for one in trained]
+    best = max(trained, key=lambda one: (one.figures["best_val_accuracy"],
+                                         -one.figures["best_val_loss"]))
+    figures = {name: best.figures[name] for name in BEST}
+    if len(accuracies) > 1:
+        mean, low, high = mean_interval(accuracies)
+        figures |= {
+            "best_val_accuracy_mean": mean, "best_val_accuracy_mean_low": low,
+            "best_val_accuracy_mean_high": high, "best_val_accuracy_std": stdev(accuracies),
+        }
+        told.append(
+            f"Best on validation, mean of {len(accuracies)} seeds: {mean:.2%} (Student's t, 95 % "
+            f"{low:.2%} to {high:.2%}), standard deviation {stdev(accuracies):.2%}."
+        )
+    here.metrics(figures)
+    here.tags({
+        "final_runs": ",".join(str(one.run_id) for one in trained), "chosen_final": best.run_id,
+    })
+    verdict: Verdict = "fail" if all(one.verdict == "fail" for one in results) else "pass"
+    close(here, verdict)
+    each = ", ".join(f"{accuracy:.2%}" for accuracy in accuracies)
+    rates = {"lr": config.lr, "weight_decay": config.weight_decay, "seeds": len(results)}
+    return StageResult(
+        "final", here.run_id, verdict, (f"Best on validation, by seed: {each}.", *told),
+        {**figures, **rates}, best.model_uri,
+    )
 
 
 def _with_rates(config: FinalConfig, tracker: Tracker, data: Splits) -> FinalConfig:
@@ -178,11 +289,14 @@ def _to_resume(
 
 def _difference(config: FinalConfig, state: State, data: Splits) -> str:
     """What the interrupted run has otherwise than is asked for now; empty where nothing."""
+    if "config" not in state:
+        return "another stage: it is a trial of a search, which goes on with the search"
     if state["data_digest"] != data.digest:
         return "other pictures, or divided otherwise: give the data options it was started with"
     for name, value in parameters(config).items():
-        if state["config"][name] != value:
-            return f"{option_name(name)}={state['config'][name]}, not {value}"
+        before = state["config"].get(name, value)
+        if before != value:
+            return f"{option_name(name)}={before}, not {value}"
     return ""
 
 
@@ -250,4 +364,4 @@ def _log_model(
     net.load_state_dict(progress.best_weights)
     net.cpu().to(memory_format=torch.contiguous_format)
     example = to_pixels(torch.from_numpy(data.val.images[:EXAMPLES]))
-    return here.model(Servable(net).eval(), example)
+    return here.model(Servable(net).eval(), example, data.classes)

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from alexnet_mlflow.config import DataConfig
-from alexnet_mlflow.data import load, load_test
+from alexnet_mlflow.data import copies, load, load_test
 from alexnet_mlflow.data.audit import Audit, Groups, Metadata, audit, baselines
 from alexnet_mlflow.data.split import Images, Integers, Split
 
@@ -141,7 +141,7 @@ def metadata(labels: Integers, **known: object) -> Metadata | None:
     images = np.zeros((len(labels), 3, 32, 32), np.uint8)
     whole = split("train", images, labels, **known)
     pool = [
-        module._Part(
+        copies.Part(
             Split(name, images[rows], whole.labels[rows], whole.ids[rows], whole.groups[rows],
                   {fact: column[rows] for fact, column in whole.facts.items()}),
             rows,
@@ -341,7 +341,7 @@ def test_test_pictures_and_labels_are_not_learnt_or_scored() -> None:
 
 def test_large_sets_are_sampled_and_say_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "PICTURES", 100)
-    monkeypatch.setattr(module, "COMPARED", 120)
+    monkeypatch.setattr(copies, "COMPARED", 120)
     train, val, test = toy()
     test.images[:] = train.images[:40]
     train.labels[::10] = 1 - train.labels[::10]
@@ -362,7 +362,7 @@ def test_large_sets_are_sampled_and_say_so(monkeypatch: pytest.MonkeyPatch) -> N
 def test_a_search_that_ended_early_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     train, val, test = toy()
     test.images[:] = train.images[:40]
-    monkeypatch.setattr(module.duplicates, "MOST", 40)
+    monkeypatch.setattr(copies.duplicates, "MOST", 40)
     found = audit(train, val, test, CLASSES)
     assert not found.near_is_whole
     assert "The search ended early, at 40 pairs" in " ".join(found.sentences())

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from mlflow import MlflowClient
 
 from alexnet_mlflow.compare import wilson
 from alexnet_mlflow.config import DataConfig, EvaluateConfig
 from alexnet_mlflow.data import load, load_test
 from alexnet_mlflow.options import BadInput
+from alexnet_mlflow.runs import FoundRun
+from alexnet_mlflow.score import Scores
 from alexnet_mlflow.stages import evaluate
 from alexnet_mlflow.track import connect
 from tests.conftest import Babysat
@@ -59,7 +63,11 @@ def test_the_pictures_are_the_test_splits(
 def test_everything_to_look_at_is_there(babysat: Babysat, client: MlflowClient) -> None:
     for run in babysat.runs["evaluate"]:
         names = {item.path for item in client.list_artifacts(run.info.run_id, "plots")}
-        assert names == {f"plots/{name}.png" for name in ("confusion", "roc_pr", "mistakes")}
+        shown = ("confusion", "roc_pr", "mistakes", "calibration")
+        assert names == {f"plots/{name}.png" for name in shown}
+        files = {item.path for item in client.list_artifacts(run.info.run_id)}
+        assert {"predictions.parquet", "per_class.csv", "operating_points.csv"} <= files
+        assert run.data.metrics["latency_ms"] > 0 and run.data.metrics["pictures_per_second"] > 0
         table = pd.read_csv(client.download_artifacts(run.info.run_id, "per_class.csv"))
         assert table["class"].tolist() == ["blue", "red"]
         assert table["pictures"].sum() == 12
@@ -103,3 +111,33 @@ def test_other_pictures_are_refused(
     with pytest.raises(BadInput, match="--dataset=colours"):
         run_id = babysat.runs["final"][0].info.run_id
         evaluate.run(EvaluateConfig(dataset="faces", run=run_id), connect())
+
+
+def test_test_pictures_that_training_has_seen_are_counted_apart(
+    babysat: Babysat, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The folder has none; where two are planted, the accuracy without them stands beside."""
+    opened = evaluate._opened(
+        EvaluateConfig(dataset=str(pictures)),
+        final_of(babysat, monkeypatch), torch.device("cpu"),
+    )
+    assert opened.seen.tolist() == [] and opened.compared == len(opened.test)
+    n = len(opened.test)
+    probabilities = np.full((n, 2), 0.5, np.float32)
+    probabilities[:, 0] += np.where(opened.test.labels == 0, 0.1, -0.1)
+    probabilities[[1, 4]] = probabilities[[1, 4], ::-1]
+    scores = Scores(opened.test.labels, np.zeros(n, np.float32), probabilities)
+    figures, told = evaluate._unseen(opened, scores)
+    assert figures == {"test_pictures_seen": 0} and told == ()
+    planted = dataclasses.replace(opened, seen=np.array([1, 2]))
+    figures, [sentence] = evaluate._unseen(planted, scores)
+    assert figures["test_accuracy_unseen"] == (n - 3) / (n - 2)
+    assert "Without the 2 test pictures" in sentence and f"{n - 3} of {n - 2}" in sentence
+
+
+def final_of(babysat: Babysat, monkeypatch: pytest.MonkeyPatch) -> FoundRun:
+    """The final run of the protocol that was run."""
+    monkeypatch.chdir(babysat.folder)
+    found = connect().found(babysat.runs["final"][0].info.run_id)
+    assert found
+    return found

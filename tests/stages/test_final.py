@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import signal
@@ -14,9 +15,10 @@ import torch
 from mlflow import MlflowClient
 
 from alexnet_mlflow import checkpoint
-from alexnet_mlflow.config import FinalConfig
+from alexnet_mlflow.compare import mean_interval
+from alexnet_mlflow.config import EvaluateConfig, FinalConfig
 from alexnet_mlflow.options import BadInput
-from alexnet_mlflow.stages import final
+from alexnet_mlflow.stages import evaluate, final
 from alexnet_mlflow.track import connect, load_model
 from alexnet_mlflow.train import EpochResult
 from tests.conftest import Babysat
@@ -155,16 +157,85 @@ def test_another_setting_is_not_a_resume(store: Path, pictures: Path) -> None:
     assert result.run_id == name and result.figures["lr"] == 1e-4
 
 
-def interrupted(pictures: Path) -> None:
-    """A final training that somebody stops after its first epoch."""
-    kept = final.shown
+def interrupted(pictures: Path, after: int = 2, **changes: object) -> None:
+    """Somebody stops before the epoch of this number, over all seeds, is logged."""
+    kept, epochs = final.shown, itertools.count(1)
 
     def stopping(*arguments: object) -> object:
-        for number, result in enumerate(kept(*arguments)):  # type: ignore[arg-type]
-            if number == 1:
+        for result in kept(*arguments):  # type: ignore[arg-type]
+            if next(epochs) == after:
                 raise KeyboardInterrupt
             yield result
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(final, "shown", stopping)
-        final.run(settings(pictures), connect())
+        final.run(settings(pictures, **changes), connect())
+
+
+def test_a_trial_s_checkpoint_is_no_final_to_resume(store: Path, pictures: Path) -> None:
+    checkpoint.save(checkpoint.path_of("abc"), {"training": {}, "history": []})
+    with pytest.raises(BadInput, match="no interrupted final run"):
+        final.run(settings(pictures, resume="last"), connect())
+    with pytest.raises(BadInput, match="a trial of a search"):
+        final.run(settings(pictures, resume="abc"), connect())
+
+
+def test_seeds_are_children_of_one_run_with_their_mean(store: Path, pictures: Path) -> None:
+    result = final.run(settings(pictures, epochs=1, seeds=3, seed=7), connect())
+    client = MlflowClient()
+    parent = client.get_run(str(result.run_id))
+    children = [client.get_run(run) for run in parent.data.tags["final_runs"].split(",")]
+    assert [child.data.params["seed"] for child in children] == ["8", "9", "10"]
+    assert {child.data.tags["mlflow.parentRunId"] for child in children} == {result.run_id}
+    accuracies = [child.data.metrics["best_val_accuracy"] for child in children]
+    mean, low, high = mean_interval(accuracies)
+    for name, value in (("", mean), ("_low", low), ("_high", high)):
+        assert parent.data.metrics[f"best_val_accuracy_mean{name}"] == pytest.approx(value)
+    assert result.figures["best_val_accuracy"] == max(accuracies)
+    chosen = client.get_run(parent.data.tags["chosen_final"])
+    assert chosen.data.metrics["best_val_accuracy"] == max(accuracies)
+    assert result.model_uri == chosen.data.tags["model_uri"]
+    assert parent.data.tags["verdict"] == "pass" and parent.info.status == "FINISHED"
+    found = evaluate.run(
+        EvaluateConfig(dataset=str(pictures), optimizer="adam", device="cpu"), connect()
+    )
+    evaluated = client.get_run(str(found.run_id))
+    below = client.search_runs(
+        ["0"], f"tags.`mlflow.parentRunId` = '{found.run_id}'", order_by=["start_time ASC"]
+    )
+    assert [run.data.tags["final_run"] for run in below] == [run.info.run_id for run in children]
+    assert {run.data.tags["seeds_run"] for run in below} == {found.run_id}
+    tested = [run.data.metrics["test_accuracy"] for run in below]
+    assert evaluated.data.metrics["test_accuracy_mean"] == pytest.approx(sum(tested) / 3)
+    stands = client.get_run(evaluated.data.tags["chosen_evaluate"])
+    assert stands.data.tags["final_run"] == chosen.info.run_id
+    assert found.figures["test_accuracy"] == stands.data.metrics["test_accuracy"]
+    looks = {client.get_run(run.info.run_id).data.tags["test_looks"] for run in children}
+    assert looks == {"1"}
+
+
+@pytest.mark.parametrize("after", [1, 4])
+def test_interrupted_seeds_go_on_with_the_seed_that_was_interrupted(
+    after: int, store: Path, pictures: Path
+) -> None:
+    """Before any epoch of the first seed, and at the second of the second seed's three."""
+    asked = {"seeds": 2, "epochs": 2}
+    straight = final.run(settings(pictures, **asked), connect())
+    with pytest.raises(KeyboardInterrupt):
+        interrupted(pictures, after, **asked)
+    resumed = final.run(settings(pictures, **asked, resume="last"), connect())
+    client = MlflowClient()
+    parents = client.search_runs(["0"], "tags.seeds = '2'")
+    assert len(parents) == 2 and {run.info.status for run in parents} == {"FINISHED"}
+    one, other = (
+        [client.get_run(run) for run in client.get_run(str(result.run_id)).data.tags[
+            "final_runs"].split(",")] for result in (straight, resumed)
+    )
+    for before, now in zip(one, other, strict=True):
+        kept = client.get_metric_history(before.info.run_id, "val_loss")
+        again = client.get_metric_history(now.info.run_id, "val_loss")
+        assert [(p.step, p.value) for p in kept] == [(p.step, p.value) for p in again]
+    children = client.search_runs(["0"], "tags.seeds_run LIKE '%'")
+    assert len(children) == 4, "a seed was begun twice"
+    with pytest.raises(BadInput, match="no interrupted final run of 2 seeds"):
+        final.run(settings(pictures, **asked, resume="last"), connect())
