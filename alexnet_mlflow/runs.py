@@ -6,7 +6,7 @@ that writes to MLflow.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -87,10 +87,13 @@ class NullTracker:
     def dataset(self, data: Splits, context: str) -> None:
         """Log the data set as an input of the run; context: training, testing."""
 
-    def model(self, model: nn.Module, example: Tensor) -> LoggedModel | None:
+    def model(
+        self, model: nn.Module, example: Tensor, classes: Sequence[str] = ()
+    ) -> LoggedModel | None:
         """Log a module that lies on the CPU, in evaluation mode, as torch.export's pt2 (no pickle).
 
         example: (N >= 2, 3, 32, 32) float32, 0..1; with one picture the batch would be fixed at 1.
+        classes: the names of what it answers, in order; they go into the model's metadata.
         """
         return None
 

@@ -18,7 +18,7 @@ import math
 import os
 import re
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any
 from alexnet_mlflow import signals
 from alexnet_mlflow.data import Splits
 from alexnet_mlflow.options import BadInput
+from alexnet_mlflow.progress import say
 from alexnet_mlflow.runs import FoundRun, LoggedModel, NullTracker, Tracker
 from alexnet_mlflow.train import EpochResult
 
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 DIGEST_LENGTH = 36  # MLflow's limit for a data set's digest
+CLASSES = "classes"  # the names of what a model answers, in its metadata
 
 # Model files are read without pickle, whatever the shell says; MLflow's own words for it.
 SAFE = {
@@ -235,7 +237,9 @@ class MlflowTracker(NullTracker):
         with signals.held():
             self._client.log_inputs(self._run, [entry])
 
-    def model(self, model: nn.Module, example: Tensor) -> LoggedModel | None:
+    def model(
+        self, model: nn.Module, example: Tensor, classes: Sequence[str] = ()
+    ) -> LoggedModel | None:
         import mlflow.pytorch
         import numpy as np
         import torch
@@ -243,11 +247,12 @@ class MlflowTracker(NullTracker):
         from mlflow.types import Schema, TensorSpec
 
         with torch.inference_mode():
-            classes = model(example).shape[1]
+            answers = model(example).shape[1]
+        assert len(classes) in (0, answers), "a name for each class, or none"
         dtype = np.dtype("float32")
         signature = ModelSignature(
             Schema([TensorSpec(dtype, (-1, *example.shape[1:]))]),
-            Schema([TensorSpec(dtype, (-1, classes))]),
+            Schema([TensorSpec(dtype, (-1, answers))]),
         )
         packages = [f"torch=={torch.__version__.split('+')[0]}", f"mlflow=={mlflow.__version__}"]
         with signals.held():
@@ -256,6 +261,7 @@ class MlflowTracker(NullTracker):
                 name="model",
                 signature=signature,
                 input_example=example.numpy(),
+                metadata={CLASSES: list(classes)} if classes else None,
                 serialization_format="pt2",
                 pip_requirements=[*packages, f"numpy=={np.__version__}"],
             )
@@ -305,14 +311,40 @@ def load_model(uri: str) -> nn.Module:
     """A logged model, on the CPU, loaded with pickle forbidden. BadInput where it cannot be."""
     os.environ.update(SAFE)
     import mlflow.pytorch
-    from mlflow.exceptions import MlflowException
 
     try:
         model: nn.Module = mlflow.pytorch.load_model(uri, device="cpu")
-    except (MlflowException, OSError) as error:
-        reason = str(error).splitlines()[0][:200]
-        raise BadInput(f"the model {uri} cannot be loaded ({reason})") from error
+    except Exception as error:  # a dozen types, from URIs that are none to files that are cut off
+        raise _no_model(uri, error) from error
     return model
+
+
+def model_classes(uri: str) -> tuple[str, ...]:
+    """The names of what a logged model answers, in order; `class 0` ... where it has none.
+
+    Raises BadInput where the model is not there, or does not say what it answers.
+    """
+    from mlflow.models import Model
+
+    try:
+        info = Model.load(uri)
+        count = info.signature.outputs.inputs[0].shape[-1]
+    except Exception as error:  # as above; and a model without a signature
+        raise _no_model(uri, error) from error
+    names = (info.metadata or {}).get(CLASSES)
+    if names:
+        return tuple(map(str, names))
+    say(f"The model {uri} does not name its classes: they are called class 0, class 1 and so on.")
+    return tuple(f"class {number}" for number in range(count))
+
+
+def _no_model(uri: str, error: Exception) -> BadInput:
+    reason = (str(error) or type(error).__name__).splitlines()[0][:200]
+    return BadInput(
+        f"the model {uri!r} cannot be loaded ({without_password(reason).rstrip('.')}): give the "
+        "URI of one that was logged, such as models:/alexnet-faces@champion, and in "
+        "MLFLOW_TRACKING_URI the store that has it"
+    )
 
 
 def logged(tracker: Tracker, results: Iterable[EpochResult]) -> Iterator[EpochResult]:

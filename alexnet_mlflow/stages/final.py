@@ -250,4 +250,4 @@ def _log_model(
     net.load_state_dict(progress.best_weights)
     net.cpu().to(memory_format=torch.contiguous_format)
     example = to_pixels(torch.from_numpy(data.val.images[:EXAMPLES]))
-    return here.model(Servable(net).eval(), example)
+    return here.model(Servable(net).eval(), example, data.classes)
