@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -13,7 +12,6 @@ from alexnet_mlflow.options import (
     BadInput,
     check_at_least,
     check_choices,
-    check_positive,
     instead,
     option,
     option_name,
@@ -81,9 +79,15 @@ class PredictConfig:
     """
 
     command: ClassVar[str] = "predict"
-    of_faces: ClassVar[tuple[str, ...]] = (
-        "out", "smallest", "aspect", "scale_step", "stride", "threshold", "overlap", "batch_size",
-    )
+    of_faces: ClassVar[dict[str, tuple[float, float]]] = {  # numbers with their ends; and `out`
+        "smallest": (16, 10_000),  # below, the photo would be enlarged more than twofold
+        "aspect": (0.25, 4),
+        "scale_step": (1.01, 4),
+        "stride": (1, 32),
+        "threshold": (0, 1),
+        "overlap": (0, 1),
+        "batch_size": (1, 65_536),
+    }
 
     model: str = option("", MODEL)
     json: bool = option(False, "Everything in one line of JSON instead of a table.")
@@ -103,23 +107,20 @@ class PredictConfig:
     def __post_init__(self) -> None:
         check_choices(self)
         check_model(self.model)
-        check_positive(self, "smallest", "aspect", "stride", "batch_size")
-        for name in ("threshold", "overlap"):
-            if not 0 <= getattr(self, name) <= 1:
-                text = f"{option_name(name)} must be 0 to 1, got {getattr(self, name)}"
-                raise BadInput(text + instead(self, name))
-        if not 1.01 <= self.scale_step < math.inf:  # fewer windows than would fill the memory
-            text = f"--scale-step must be at least 1.01 and finite, got {self.scale_step}"
-            raise BadInput(text + instead(self, "scale_step"))
         if self.json and self.csv:
             raise BadInput("--json and --csv exclude one another: give one of them")
+        for name, (low, high) in self.of_faces.items():
+            if not low <= getattr(self, name) <= high:
+                text = f"{option_name(name)} must be {low:g} to {high:g}, got {getattr(self, name)}"
+                raise BadInput(text + instead(self, name))
         for item in dataclasses.fields(self):
-            if item.name in self.of_faces and not self.faces:
-                if (value := getattr(self, item.name)) != item.default:
-                    raise BadInput(
-                        f"{option_name(item.name)} is for --faces, got {value} without it: give "
-                        "--faces too, or leave it out"
-                    )
+            value = getattr(self, item.name)
+            special = item.name in self.of_faces or item.name == "out"
+            if special and not self.faces and value != item.default:
+                raise BadInput(
+                    f"{option_name(item.name)} is for --faces, got {value} without it: give "
+                    "--faces too, or leave it out"
+                )
 
 
 @dataclass(frozen=True, kw_only=True)

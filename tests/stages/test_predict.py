@@ -209,8 +209,10 @@ def test_a_picture_that_does_not_open_is_named_or_left_out(
         (["--json", "--csv", "photo.png"], "--json and --csv exclude one another"),
         (["--stride=8", "photo.png"], "--stride is for --faces, got 8 without it"),
         (["--faces", "--threshold=2", "photo.png"], "--threshold must be 0 to 1, got 2.0"),
-        (["--faces", "--scale-step=1", "photo.png"], "--scale-step must be at least 1.01"),
-        (["--faces", "--stride=0", "photo.png"], "--stride must be above 0"),
+        (["--faces", "--aspect=nan", "photo.png"], "--aspect must be 0.25 to 4, got nan: give 1.5"),
+        (["--faces", "--smallest=1", "photo.png"], "--smallest must be 16 to 10000, got 1"),
+        (["--faces", "--scale-step=1", "photo.png"], "--scale-step must be 1.01 to 4, got 1.0"),
+        (["--faces", "--stride=0", "photo.png"], "--stride must be 1 to 32, got 0"),
     ],
 )
 def test_bad_input_is_told_in_a_sentence(
