@@ -73,6 +73,19 @@ def test_an_onnx_answers_as_the_model_and_names_its_classes(
     assert sorted(path.name for path in store.glob("model*")) == ["model.onnx"]
 
 
+@pytest.mark.parametrize("wrong", ["mean", "channels"])
+def test_a_wrong_constant_or_order_of_channels_shows(tmp_path: Path, wrong: str) -> None:
+    right, other = (Servable(build(2, seed=1)).eval() for _ in range(2))
+    if wrong == "mean":
+        other.mean.add_(0.1)
+    else:
+        first = other.network.features[0].weight  # type: ignore[index, union-attr]
+        first.data = first.data.flip(1)  # type: ignore[union-attr]
+    export._write_pt2(export._program(Served("x", other, CLASSES)), CLASSES, tmp_path / "a.pt2")
+    gap = export.largest_difference(Served("x", right, CLASSES), tmp_path / "a.pt2", "pt2")
+    assert gap > 2 * export.TOLERANCE
+
+
 @pytest.mark.parametrize("broken", ["another model", "nan"])
 def test_a_file_that_differs_is_not_kept(
     uri: str, store: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
