@@ -18,7 +18,7 @@ from typing import Any, NoReturn
 import click
 
 from alexnet_mlflow import __version__
-from alexnet_mlflow.commands import DATA_COMMANDS
+from alexnet_mlflow.commands import COMMANDS, DATA_COMMANDS
 from alexnet_mlflow.config import STAGES
 from alexnet_mlflow.options import AUTO, BadInput, option_name, option_text
 
@@ -52,8 +52,11 @@ FLAGS = ("skip_corrupt", "offline", "hard", "allow_missing", "exhaustive", "forc
 FLAG_VALUES = {"resume": "last", **dict.fromkeys(FLAGS, "true")}
 
 
-def options_of(config: type[Any]) -> list[click.Option]:
-    """The click options of a config class, one a field."""
+def options_of(config: type[Any], switches: bool = False) -> list[click.Option]:
+    """The click options of a config class, one a field.
+
+    switches: whether a bool's option takes no value, so that an argument can follow it.
+    """
     made = []
     for item in dataclasses.fields(config):
         choices = item.metadata["choices"]
@@ -61,10 +64,12 @@ def options_of(config: type[Any]) -> list[click.Option]:
         extra: dict[str, Any] = {}
         if item.name in FLAG_VALUES:
             extra = {"is_flag": False, "flag_value": FLAG_VALUES[item.name]}
+        if switches and item.type == "bool":
+            extra = {"is_flag": True}
         option = click.Option(
             [option_name(item.name)],
             type=kind,
-            default=option_text(item.default),
+            default=item.default if "is_flag" in extra and switches else option_text(item.default),
             show_default=True,
             help=item.metadata["help"],
             **extra,
@@ -97,6 +102,21 @@ def _data_command(name: str, config: type[Any]) -> click.Command:
     return command
 
 
+def _tool(name: str, config: type[Any]) -> click.Command:
+    """A command that uses a logged model: no run is made. What predict looks at are arguments."""
+
+    def call(paths: tuple[str, ...] = (), **values: Any) -> int:
+        made = config(**values)
+        module = importlib.import_module(f"alexnet_mlflow.stages.{name}")
+        result = module.run(made, paths) if paths else module.run(made)
+        return _told(result, last=not values.get("csv"))
+
+    params: list[click.Parameter] = list(options_of(config, switches=True))
+    if name == "predict":
+        params.insert(0, click.Argument(["paths"], nargs=-1, required=True, metavar="PATH..."))
+    return click.Command(name, params=params, callback=call, help=config.__doc__)
+
+
 def _run_stage(name: str, config: Any) -> int:
     """Run a stage against MLflow, print what it found, and say how it went."""
     from alexnet_mlflow.track import connect
@@ -106,11 +126,12 @@ def _run_stage(name: str, config: Any) -> int:
     return _told(stage.run(config, connect()))
 
 
-def _told(result: Any) -> int:
-    """Print what a stage found; the exit code."""
+def _told(result: Any, last: bool = True) -> int:
+    """Print what a stage found, the line of JSON `last`; the exit code."""
     for sentence in result.sentences:
         click.echo(sentence)
-    click.echo(result.as_json())
+    if last:
+        click.echo(result.as_json())
     return 1 if result.verdict == "fail" else 0
 
 
@@ -127,6 +148,8 @@ def data() -> None:
 
 for _name, _config in STAGES.items():
     commands.add_command(_command(_name, _config))
+for _name, _config in COMMANDS.items():
+    commands.add_command(_tool(_name, _config))
 for _name, _config in DATA_COMMANDS.items():
     data.add_command(_data_command(_name, _config))
 

@@ -3,14 +3,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from alexnet_mlflow.config import DATA_DIR, OFFLINE, DataConfig
+from alexnet_mlflow.config import DATA_DIR, DEVICES, OFFLINE, DataConfig
 from alexnet_mlflow.options import (
     BadInput,
     check_at_least,
     check_choices,
+    instead,
     option,
     option_name,
 )
@@ -56,4 +58,86 @@ class CheckConfig(DataConfig):
 
 DATA_COMMANDS: dict[str, type[Any]] = {
     config.command: config for config in (GetConfig, CheckConfig)
+}
+
+
+MODEL = "URI of a logged model, such as models:/alexnet-fddb@champion."
+FORMATS = ("onnx", "pt2")
+
+
+def check_model(uri: str) -> None:
+    """BadInput where no model is named."""
+    if not uri:
+        raise BadInput("--model must name a logged model: give e.g. models:/alexnet-faces@champion")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PredictConfig:
+    """What a logged model says of pictures and folders of them, or where a photo has faces.
+
+    What only faces need was chosen on FDDB's folds 8 and 9 (docs/experiments.md).
+    """
+
+    command: ClassVar[str] = "predict"
+    of_faces: ClassVar[dict[str, tuple[float, float]]] = {  # numbers with their ends; and `out`
+        "smallest": (16, 10_000),  # below, the photo would be enlarged more than twofold
+        "aspect": (0.25, 4),
+        "scale_step": (1.01, 4),
+        "stride": (1, 32),
+        "threshold": (0, 1),
+        "overlap": (0, 1),
+        "batch_size": (1, 65_536),
+    }
+
+    model: str = option("", MODEL)
+    json: bool = option(False, "Everything in one line of JSON instead of a table.")
+    csv: bool = option(False, "CSV instead of a table.")
+    skip_corrupt: bool = option(False, "Leave out pictures that cannot be read, and count them.")
+    device: str = option("auto", "Where to compute; auto = cuda where there is one.", DEVICES)
+    faces: bool = option(False, "Look for faces all over each photo.")
+    out: str = option("faces", "With --faces, the folder for the photos with boxes.")
+    smallest: int = option(32, "With --faces, width of the smallest window in the photo's pixels.")
+    aspect: float = option(1.5, "With --faces, a window's height over its width.")
+    scale_step: float = option(1.25, "With --faces, from one width of windows to the next.")
+    stride: int = option(4, "With --faces, from window to window, in 32nds of a window.")
+    threshold: float = option(0.999, "With --faces, probability from which on it is one.")
+    overlap: float = option(0.3, "With --faces, intersection over union that two boxes may have.")
+    batch_size: int = option(256, "With --faces, windows a batch.")
+
+    def __post_init__(self) -> None:
+        check_choices(self)
+        check_model(self.model)
+        if self.json and self.csv:
+            raise BadInput("--json and --csv exclude one another: give one of them")
+        for name, (low, high) in self.of_faces.items():
+            if not low <= getattr(self, name) <= high:
+                text = f"{option_name(name)} must be {low:g} to {high:g}, got {getattr(self, name)}"
+                raise BadInput(text + instead(self, name))
+        for item in dataclasses.fields(self):
+            value = getattr(self, item.name)
+            special = item.name in self.of_faces or item.name == "out"
+            if special and not self.faces and value != item.default:
+                raise BadInput(
+                    f"{option_name(item.name)} is for --faces, got {value} without it: give "
+                    "--faces too, or leave it out"
+                )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportConfig:
+    """A logged model as a file for other programs, which is run to see that it is the same."""
+
+    command: ClassVar[str] = "export"
+
+    model: str = option("", MODEL)
+    format: str = option("onnx", "Of the file: ONNX, or torch.export's.", FORMATS)
+    out: str = option("", "The file to write [else model.onnx or model.pt2].")
+
+    def __post_init__(self) -> None:
+        check_choices(self)
+        check_model(self.model)
+
+
+COMMANDS: dict[str, type[Any]] = {
+    config.command: config for config in (PredictConfig, ExportConfig)
 }

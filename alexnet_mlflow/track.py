@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any
 from alexnet_mlflow import signals
 from alexnet_mlflow.data import Splits
 from alexnet_mlflow.options import BadInput
+from alexnet_mlflow.progress import say
 from alexnet_mlflow.runs import FoundRun, LoggedModel, NullTracker, Tracker
 from alexnet_mlflow.train import EpochResult
 
@@ -312,14 +313,41 @@ def load_model(uri: str) -> nn.Module:
     """A logged model, on the CPU, loaded with pickle forbidden. BadInput where it cannot be."""
     os.environ.update(SAFE)
     import mlflow.pytorch
-    from mlflow.exceptions import MlflowException
 
     try:
         model: nn.Module = mlflow.pytorch.load_model(uri, device="cpu")
-    except (MlflowException, OSError) as error:
-        reason = str(error).splitlines()[0][:200]
-        raise BadInput(f"the model {uri} cannot be loaded ({reason})") from error
+    except Exception as error:  # a dozen types, from URIs that are none to files that are cut off
+        raise _no_model(uri, error) from error
     return model
+
+
+def model_classes(uri: str) -> tuple[str, ...]:
+    """The names of what a logged model answers, in order; `class 0` ... where it has none.
+
+    Raises BadInput where the model is not there, or does not say what it answers.
+    """
+    from mlflow.models import Model
+
+    from alexnet_mlflow.served import CLASSES
+
+    try:
+        info = Model.load(uri)
+        if names := (info.metadata or {}).get(CLASSES):
+            return tuple(map(str, names))
+        count = info.signature.outputs.inputs[0].shape[-1]
+    except Exception as error:  # as above; and a model without a signature
+        raise _no_model(uri, error) from error
+    say(f"The model {uri} does not name its classes: they are called class 0, class 1 and so on.")
+    return tuple(f"class {number}" for number in range(count))
+
+
+def _no_model(uri: str, error: Exception) -> BadInput:
+    reason = (str(error) or type(error).__name__).splitlines()[0][:200]
+    return BadInput(
+        f"the model {uri!r} cannot be loaded ({without_password(reason).rstrip('.')}): give the "
+        "URI of one that was logged, such as models:/alexnet-faces@champion, and in "
+        "MLFLOW_TRACKING_URI the store that has it"
+    )
 
 
 def logged(tracker: Tracker, results: Iterable[EpochResult]) -> Iterator[EpochResult]:

@@ -14,6 +14,7 @@ import pytest
 from mlflow import MlflowClient
 
 from alexnet_mlflow.cli import main
+from alexnet_mlflow.commands import COMMANDS
 from alexnet_mlflow.config import STAGES
 
 PROGRAM = [sys.executable, "-m", "alexnet_mlflow"]
@@ -29,7 +30,7 @@ def refused(arguments: Sequence[str], capsys: pytest.CaptureFixture[str]) -> str
     return caught.err
 
 
-@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("stage", [*STAGES, *COMMANDS])
 def test_help_answers(stage: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([stage, "--help"]) == 0
     assert f"alexnet-mlflow {stage}" in capsys.readouterr().out

@@ -7,18 +7,24 @@ from typing import Any
 
 import pytest
 
-from alexnet_mlflow.commands import DATA_COMMANDS, GetConfig
+from alexnet_mlflow.commands import COMMANDS, DATA_COMMANDS, GetConfig
 from alexnet_mlflow.options import BadInput
 
 
-@pytest.mark.parametrize("name", DATA_COMMANDS)
+@pytest.mark.parametrize("name", [*DATA_COMMANDS, *COMMANDS])
 def test_every_option_has_a_help_and_defaults_are_good(name: str) -> None:
-    config = DATA_COMMANDS[name]
+    config = {**DATA_COMMANDS, **COMMANDS}[name]
     assert config.command == name
-    made = config()
+    given = {"model": "models:/x@champion"} if name in COMMANDS else {}
+    made = config(**given)
     for item in dataclasses.fields(config):
         assert item.metadata["help"].endswith(".")
-        assert getattr(made, item.name) == item.default
+        assert getattr(made, item.name) == given.get(item.name, item.default)
+
+
+def test_what_is_for_faces_alone_is_an_option() -> None:
+    config = COMMANDS["predict"]
+    assert {item.name for item in dataclasses.fields(config)} > set(config.of_faces)
 
 
 @pytest.mark.parametrize(

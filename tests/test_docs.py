@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from alexnet_mlflow.commands import DATA_COMMANDS
+from alexnet_mlflow.commands import COMMANDS, DATA_COMMANDS
 from alexnet_mlflow.config import STAGES, RunConfig
 from alexnet_mlflow.options import option_name, option_text
 
@@ -16,12 +16,12 @@ ROOT = Path(__file__).resolve().parent.parent
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("benchmarks/*.md")])
 README = (ROOT / "README.md").read_text()
 MAKEFILE = (ROOT / "Makefile").read_text()
-CONFIGS = [*STAGES.values(), *DATA_COMMANDS.values()]
+CONFIGS = [*STAGES.values(), *COMMANDS.values(), *DATA_COMMANDS.values()]
 FIELDS = [item for config in CONFIGS for item in dataclasses.fields(config)]
 OPTIONS = {option_name(item.name) for item in FIELDS}
 # Options of other programs that the documents name.
 FOREIGN = {
-    "--env-manager", "--gpus", "--rm", "--rounds", "--user",
+    "--env-manager", "--fold", "--gpus", "--lists", "--rm", "--rounds", "--user",
 }
 
 
@@ -38,7 +38,7 @@ def test_commands_and_options_exist(document: Path) -> None:
     for target in re.findall(r"`make ([a-z-]+)", text):
         assert re.search(rf"^{target}:", MAKEFILE, re.MULTILINE), f"{document.name}: make {target}"
     for stage in re.findall(r"alexnet-mlflow ([a-z]+)", text):
-        assert stage in {*STAGES, "data"}, f"{document.name}: alexnet-mlflow {stage}"
+        assert stage in {*STAGES, *COMMANDS, "data"}, f"{document.name}: alexnet-mlflow {stage}"
     for command in re.findall(r"alexnet-mlflow data ([a-z]+)", text):
         assert command in DATA_COMMANDS, f"{document.name}: alexnet-mlflow data {command}"
     for entry in re.findall(r"mlflow run \S+ -e ([a-z]+)", text):

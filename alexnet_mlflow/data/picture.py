@@ -64,18 +64,22 @@ def is_picture(name: str) -> bool:
 
 def decode(raw: bytes) -> Picture:
     """A picture file's bytes, decoded; whatever Pillow raises comes through, and its warnings."""
-    ImageFile.LOAD_TRUNCATED_IMAGES = False  # whoever set it: half a picture is none
-    if len(raw) > MAX_BYTES:
-        raise ValueError(f"the file has more than {MAX_BYTES:,} bytes")
     with _opened(raw) as picture:
-        width, height = picture.size
-        if width * height > MAX_PIXELS:
-            raise ValueError(f"{width}x{height} are more than {MAX_PIXELS:,} pixels")
-        known = Known(width, height, _place(MODES, picture.mode), _format(picture))
+        known = Known(*picture.size, _place(MODES, picture.mode), _format(picture))
         drafted = picture.draft(None, (DRAFT, DRAFT))  # of a JPEG its true borders in pixels
         turn = TURNS.get(_orientation(picture))
         small = _shrunk(_rgb(picture), drafted[1] if drafted else None)
         return Picture(_array(small if turn is None else small.transpose(turn)), known)
+
+
+def decode_whole(raw: bytes) -> Image.Image:
+    """A picture file's bytes -> RGB in its own size, turned as EXIF says; raises like `decode`."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with _opened(raw) as picture:
+            turn = TURNS.get(_orientation(picture))
+            whole = _rgb(picture)
+            return whole.copy() if turn is None else whole.transpose(turn)
 
 
 def fault(error: Exception) -> str:
@@ -86,10 +90,18 @@ def fault(error: Exception) -> str:
 
 
 def _opened(raw: bytes) -> ImageFile.ImageFile:
+    """Not decoded yet; what is too large is refused here."""
+    ImageFile.LOAD_TRUNCATED_IMAGES = False  # whoever set it: half a picture is none
+    if len(raw) > MAX_BYTES:
+        raise ValueError(f"the file has more than {MAX_BYTES:,} bytes")
     try:
-        return Image.open(io.BytesIO(raw), formats=FORMATS)
+        picture = Image.open(io.BytesIO(raw), formats=FORMATS)
     except Image.DecompressionBombError:
         raise ValueError(f"it has more than {MAX_PIXELS:,} pixels") from None
+    width, height = picture.size
+    if width * height > MAX_PIXELS:
+        raise ValueError(f"{width}x{height} are more than {MAX_PIXELS:,} pixels")
+    return picture
 
 
 def decode_picture(raw: bytes) -> Images:

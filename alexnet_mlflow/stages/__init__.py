@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from alexnet_mlflow import checks, model, plots
 from alexnet_mlflow.augment import draw
@@ -27,6 +28,7 @@ from alexnet_mlflow.data.split import Split
 from alexnet_mlflow.options import BadInput
 from alexnet_mlflow.progress import say
 from alexnet_mlflow.runs import Tracker
+from alexnet_mlflow.track import connect, load_model, model_classes
 from alexnet_mlflow.train import EpochResult, divergence
 
 GRID_PICTURES = 12
@@ -55,6 +57,35 @@ class StageResult:
         if self.model_uri:
             line["model_uri"] = self.model_uri
         return json.dumps(line, allow_nan=False)
+
+
+@dataclass(frozen=True, eq=False)
+class Served:
+    """A logged model as its users have it: (N, 3, 32, 32) float32, 0..1 -> (N, C) probabilities."""
+
+    uri: str
+    network: nn.Module
+    classes: tuple[str, ...]
+
+
+def served(uri: str, device: torch.device) -> Served:
+    """The logged model, on this device. BadInput where it, its store or its server is not there,
+    or where it takes or answers something else.
+    """
+    if uri.startswith(("models:", "runs:")):
+        connect()  # a store that does not answer is told at once
+    network, classes = load_model(uri).to(device), model_classes(uri)
+    try:
+        with torch.inference_mode():
+            answers = tuple(network(torch.zeros(1, *model.PICTURE, device=device)).shape)
+    except Exception as error:  # whatever its author raises for pictures
+        answers = (error,)
+    if answers != (1, len(classes)):
+        raise BadInput(
+            f"the model {uri!r} must take pictures (N, 3, 32, 32) and answer a probability for "
+            "each of its classes: give one that `alexnet-mlflow final` has logged"
+        )
+    return Served(uri, network, classes)
 
 
 @contextmanager

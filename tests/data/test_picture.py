@@ -12,7 +12,7 @@ import pytest
 from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 
 from alexnet_mlflow.data import picture
-from alexnet_mlflow.data.picture import Known, decode, decode_picture
+from alexnet_mlflow.data.picture import Known, decode, decode_picture, decode_whole
 
 
 def encoded(image: Image.Image, kind: str = "PNG", **options: Any) -> bytes:
@@ -191,6 +191,32 @@ def test_cut_pictures_are_refused(
     decode_picture(raw)
     with pytest.raises((OSError, ValueError)):  # UnidentifiedImageError is one of the first
         decode_picture(raw[: int(part * len(raw))])
+
+
+@pytest.mark.parametrize("name", MODES)
+def test_a_whole_picture_has_the_same_colours_in_its_own_size(name: str) -> None:
+    raw, expected = MODES[name]
+    whole = decode_whole(raw)
+    with Image.open(io.BytesIO(raw)) as stored:
+        assert (whole.mode, whole.size) == ("RGB", stored.size)
+    assert np.abs(np.asarray(whole).astype(int) - expected).max() <= 1
+
+
+@pytest.mark.parametrize("turn", range(10))
+def test_a_whole_picture_is_turned(turn: int) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = turn
+    raw = encoded(Image.fromarray(noise(7, 9, 3)), exif=exif)
+    with Image.open(io.BytesIO(raw)) as stored:
+        assert np.array_equal(decode_whole(raw), np.asarray(ImageOps.exif_transpose(stored)))
+
+
+def test_a_whole_picture_that_is_huge_or_cut_is_refused() -> None:
+    with pytest.raises(ValueError, match="8193x8192 are more than 67,108,864 pixels"):
+        decode_whole(b"P5 8193 8192 255\n")
+    raw = encoded(Image.fromarray(noise(64, 64, 3)), "JPEG")
+    with pytest.raises(OSError, match="truncated"):
+        decode_whole(raw[: len(raw) // 2])
 
 
 EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n0 0 moveto showpage\n%%EOF"

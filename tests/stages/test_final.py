@@ -19,7 +19,7 @@ from alexnet_mlflow.compare import mean_interval
 from alexnet_mlflow.config import EvaluateConfig, FinalConfig
 from alexnet_mlflow.options import BadInput
 from alexnet_mlflow.stages import evaluate, final
-from alexnet_mlflow.track import connect, load_model
+from alexnet_mlflow.track import connect, load_model, model_classes
 from alexnet_mlflow.train import EpochResult
 from tests.conftest import Babysat
 
@@ -48,6 +48,7 @@ def test_auto_takes_the_latest_search_of_this_optimizer(store: Path, pictures: P
             run.params({"best_lr": lr, "best_weight_decay": 1e-5})
     result = final.run(settings(pictures, lr=None, weight_decay=None, epochs=1), root)
     assert result.figures["lr"] == 0.0002 and result.figures["weight_decay"] == 1e-5
+    assert model_classes(str(result.model_uri)) == ("blue", "red"), "the model lost their names"
 
 
 def test_the_model_is_the_best_epochs(babysat: Babysat) -> None:
