@@ -22,9 +22,9 @@ PACKAGE = "alexnet_mlflow"
 # A module imports only from what stands before it.
 ORDER = (
     "options", "config", "commands", "signals", "data", "augment", "model", "score", "compare",
-    "checks", "train", "probes", "checkpoint", "progress", "space", "prune", "plots", "runs",
-    "track", "registry", "storage", "study", "trial", "engines", "gate", "findings", "stages",
-    "pipeline", "cli",
+    "contest", "checks", "train", "probes", "checkpoint", "alive", "turn", "progress", "space",
+    "prune", "plots", "runs", "track", "registry", "candidates", "storage", "study", "trial",
+    "engines", "gate", "findings", "stages", "pipeline", "cli",
 )
 # Libraries that these modules alone may import ...
 ONLY_IN = {

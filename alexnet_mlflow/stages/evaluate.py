@@ -112,7 +112,8 @@ def _division(config: EvaluateConfig, final: FoundRun) -> DataConfig:
 def _tags(final: FoundRun) -> dict[str, object]:
     kept = ("dataset", "optimizer", "recipe", "seed", "data_digest")
     return {
-        "stage": "evaluate", "git_commit": git_commit(), **{key: final.tags[key] for key in kept},
+        "stage": "evaluate", "git_commit": git_commit(), "trained_on": final.tags["dataset"],
+        **{key: final.tags[key] for key in kept},
     }
 
 
@@ -183,9 +184,10 @@ def _show_mistakes(here: Tracker, data: Splits, test: Split, scores: Scores) -> 
 
 
 def _predictions(data: Splits, test: Split, scores: Scores) -> pd.DataFrame:
-    """A row a picture: id, label, prediction, loss, and the probability of each class."""
+    """A row a picture: id, photo, label, prediction, loss, and the probability of each class."""
     frame = pd.DataFrame({
         "id": test.ids,
+        "group": test.groups,
         "label": test.labels,
         "prediction": scores.predictions,
         "loss": scores.losses,
