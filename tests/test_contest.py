@@ -79,7 +79,7 @@ def test_the_contingency_table() -> None:
 def seeds_alone(noise: np.random.Generator) -> tuple[np.ndarray, np.ndarray, list[str]]:
     """Two trainings of one recipe: the same hard photos, each its own luck with photo and picture.
 
-    Errors of about 8 %, half of them shared: like the finals of the README's table.
+    Errors of about 7 %, half of them shared: like the finals of the README's table.
     """
     hard = np.repeat(noise.normal(0, 1.5, PHOTOS), EACH) + noise.normal(0, 1, PHOTOS * EACH)
     models = [
