@@ -48,7 +48,10 @@ TYPES: dict[str, click.ParamType[Any]] = {
 }
 
 # Options that mean something without a value: `--resume` is `--resume=last`.
-FLAGS = ("skip_corrupt", "offline", "hard", "allow_missing", "exhaustive", "force")
+FLAGS = (
+    "skip_corrupt", "offline", "hard", "allow_missing", "exhaustive", "force", "rollback",
+    "dry_run",
+)
 FLAG_VALUES = {"resume": "last", **dict.fromkeys(FLAGS, "true")}
 
 

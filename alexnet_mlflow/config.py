@@ -33,6 +33,7 @@ DEVICES = ("auto", "cpu", "cuda")
 SAMPLERS = ("random", "tpe", "qmc")
 PRUNERS = ("off", "epoch", "halving")
 ENGINES = ("local", "ray")
+POLICIES = ("auto", "better", "proven")
 
 DATASET = "faces, digits, cifar10, fddb, or the path of a folder, archive or CSV."
 DATA_DIR = "Folder with the data sets [env ALEXNET_DATA, else ./data]."
@@ -224,6 +225,24 @@ class PromoteConfig:
     stage: ClassVar[str] = "promote"
 
     dataset: str = option("faces", DATASET)
+    run: str = option(
+        "latest",
+        "Ids of evaluate or final runs, comma-separated; latest = the latest of each optimizer.",
+    )
+    policy: str = option(
+        "auto", "What a champion yields to; auto = better for the first one, else proven.", POLICIES
+    )
+    min_gain: float = option(0.0, "Least gain on test, as a share of its pictures.")
+    rollback: bool = option(False, "Make the champion before the present one champion again.")
+    dry_run: bool = option(False, "Say what would be decided, and change nothing.")
+
+    def __post_init__(self) -> None:
+        check_choices(self)
+        if not 0 <= self.min_gain < 1:
+            text = f"--min-gain must be at least 0 and below 1, got {self.min_gain}"
+            raise BadInput(text + instead(self, "min_gain"))
+        if self.rollback and self.run != "latest":
+            raise BadInput("--rollback goes to the champion before, so it takes no --run: omit one")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -111,6 +111,10 @@ class NullTracker:
         """The newest FINISHED run of this experiment with all these tags."""
         return None
 
+    def fetched(self, run_id: str, path: str, folder: Path) -> Path | None:
+        """An artifact of a run, copied into the folder; None where there is none."""
+        return None
+
     def found(self, run_id: str) -> FoundRun | None:
         """A run by its id; None where there is none."""
         return None

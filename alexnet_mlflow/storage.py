@@ -1,4 +1,4 @@
-"""Where the record of a search lies: an Optuna storage, its address, its patience, its locks.
+"""Where the record of a search lies: an Optuna storage, its address, its patience, its lock.
 
 Knows nothing of trials. Nobody sees a password: not a log, not an error, not another process.
 """
@@ -6,10 +6,8 @@ Knows nothing of trials. Nobody sees a password: not a log, not an error, not an
 from __future__ import annotations
 
 import os
-import socket
-import uuid
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -19,13 +17,11 @@ import sqlalchemy
 from optuna.storages import RDBStorage
 from sqlalchemy.exc import SQLAlchemyError
 
-from alexnet_mlflow.checkpoint import FOLDER
 from alexnet_mlflow.options import BadInput
 from alexnet_mlflow.track import without_password
 
 HEARTBEAT_SECONDS = 10
 GRACE_SECONDS = 60  # a worker of another machine that is silent for so long is gone
-LOCKS = FOLDER / "workers"
 LOCK = 0x616C6578  # PostgreSQL's advisory locks are numbers: "alex"
 
 
@@ -124,37 +120,3 @@ def alone(url: str, storage: RDBStorage | None) -> Iterator[None]:
                 engine.dispose()
     else:
         yield
-
-
-@contextmanager
-def living() -> Iterator[dict[str, str]]:
-    """Who this process is: a lock that it holds for as long as it lives."""
-    LOCKS.mkdir(parents=True, exist_ok=True)
-    path = (LOCKS / f"{uuid.uuid4().hex}.lock").resolve()
-    with filelock.FileLock(path):
-        yield {"host": socket.gethostname(), "lock": str(path), "folder": _place(path.parent)}
-    path.unlink(missing_ok=True)
-
-
-def _place(path: Path) -> str:
-    """Which folder this is, whatever it is called: two containers may have one of each name."""
-    status = path.stat()
-    return f"{status.st_dev}:{status.st_ino}"
-
-
-def gone(worker: Mapping[str, str]) -> bool:
-    """Has this worker of the same machine ended? Nothing is known of another machine's."""
-    path = Path(worker["lock"])
-    known = worker["host"] == socket.gethostname() and path.parent.is_dir()
-    if not known or _place(path.parent) != worker["folder"]:
-        return False
-    if not path.exists():
-        return True
-    lock = filelock.FileLock(path)
-    try:
-        lock.acquire(timeout=0)
-    except filelock.Timeout:
-        return False
-    path.unlink(missing_ok=True)
-    lock.release()
-    return True

@@ -30,9 +30,10 @@ from optuna.storages import fail_stale_trials
 from optuna.trial import FrozenTrial, TrialState
 
 from alexnet_mlflow import storage
+from alexnet_mlflow.alive import gone, living
 from alexnet_mlflow.options import BadInput
 from alexnet_mlflow.space import Outcome, Point, Space
-from alexnet_mlflow.storage import alone, gone, living, opening, quietly, storage_of
+from alexnet_mlflow.storage import alone, opening, quietly, storage_of
 
 ROUNDING = 1e-9  # 10**log10(x) may lie this share outside a range
 OUTCOMES = {"completed": TrialState.COMPLETE, "pruned": TrialState.PRUNED,

@@ -42,6 +42,8 @@ SAFE = {
     "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
     "MLFLOW_ALLOW_MODEL_CODE_EXECUTION": "false",
 }
+# No bar for one small file.
+SILENT = {"MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false"}
 # A store that is away is told in seconds at the start, not after MLflow's four minutes.
 IMPATIENT = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}
 
@@ -61,7 +63,7 @@ def connect() -> Tracker:
 
     uri = mlflow.get_tracking_uri()
     try:
-        with _environment(IMPATIENT):
+        with environment(IMPATIENT):
             _probe(uri)
             client = mlflow.MlflowClient()
             return MlflowTracker(client, _experiment(client), None)
@@ -101,7 +103,8 @@ def _experiment(client: MlflowClient) -> str:
 
 
 @contextmanager
-def _environment(values: Mapping[str, str]) -> Iterator[None]:
+def environment(values: Mapping[str, str]) -> Iterator[None]:
+    """These variables while the block runs, where the user has not set them."""
     before = {name: os.environ.get(name) for name in values}
     os.environ.update({name: text for name, text in values.items() if before[name] is None})
     try:
@@ -298,6 +301,15 @@ class MlflowTracker(NullTracker):
             max_results=1,
         )
         return _found(runs[0]) if runs else None
+
+    def fetched(self, run_id: str, path: str, folder: Path) -> Path | None:
+        from mlflow.exceptions import MlflowException
+
+        try:
+            with environment(SILENT):
+                return Path(self._client.download_artifacts(run_id, path, str(folder)))
+        except (MlflowException, OSError):
+            return None
 
     def found(self, run_id: str) -> FoundRun | None:
         from mlflow.exceptions import MlflowException

@@ -22,9 +22,9 @@ PACKAGE = "alexnet_mlflow"
 # A module imports only from what stands before it.
 ORDER = (
     "options", "config", "commands", "signals", "data", "augment", "model", "score", "compare",
-    "detect", "checks", "train", "probes", "checkpoint", "progress", "space", "prune", "plots",
-    "runs", "served", "track", "registry", "storage", "study", "trial", "engines", "gate",
-    "findings", "evaluation", "stages", "pipeline", "cli",
+    "contest", "detect", "checks", "train", "probes", "checkpoint", "alive", "turn", "progress",
+    "space", "prune", "plots", "runs", "served", "track", "registry", "candidates", "storage",
+    "study", "trial", "engines", "gate", "findings", "evaluation", "stages", "pipeline", "cli",
 )
 # Libraries that these modules alone may import ...
 ONLY_IN = {

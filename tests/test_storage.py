@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import shutil
-import subprocess
-import sys
 import threading
 import time
 from pathlib import Path
 
 import pytest
 
-from alexnet_mlflow import storage
+from alexnet_mlflow import alive
 from alexnet_mlflow.options import BadInput
-from alexnet_mlflow.storage import alone, gone, living, url_of
+from alexnet_mlflow.storage import alone, url_of
 from alexnet_mlflow.study import Study
 
 
@@ -38,7 +35,7 @@ def test_a_storage_that_does_not_answer(url: str) -> None:
     told = str(caught.value)
     assert "does not answer" in told and "\n" not in told and "geheim" not in told
     assert len(told) < 400
-    assert not list(storage.LOCKS.iterdir()), "a lock of nobody stays"
+    assert not list(alive.LOCKS.iterdir()), "a lock of nobody stays"
 
 
 def test_the_storage_s_address(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -53,27 +50,6 @@ def test_mlflow_s_own_database_is_refused_and_untouched(empty_store: Path, tmp_p
     with pytest.raises(BadInput, match="a database of its own"):
         Study(url_of("sqlite:///mlflow.db"), "it", {})
     assert (tmp_path / "mlflow.db").read_bytes() == before
-
-
-def test_the_living_and_the_dead() -> None:
-    with living() as worker:
-        assert not gone(worker)
-        assert not gone({**worker, "host": "elsewhere"}), "of another machine nothing is known"
-    assert gone(worker)
-    assert not gone({**worker, "lock": "/no/such/folder/x.lock"})
-    assert not gone({**worker, "folder": "0:0"}), "a folder of that name in another container"
-
-
-def test_a_killed_process_is_gone() -> None:
-    script = (
-        "import os, signal, json\nfrom alexnet_mlflow.storage import living\n"
-        "with living() as worker:\n    print(json.dumps(worker), flush=True)\n"
-        "    os.kill(os.getpid(), signal.SIGKILL)\n"
-    )
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
-    worker = json.loads(done.stdout)
-    assert Path(worker["lock"]).exists() and gone(worker)
-    assert not Path(worker["lock"]).exists(), "its lock is cleared away"
 
 
 def test_alone_keeps_others_out() -> None:

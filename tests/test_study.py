@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from alexnet_mlflow import alive
 from alexnet_mlflow import storage as module
 from alexnet_mlflow.options import BadInput
 from alexnet_mlflow.space import Outcome, Point, Range, Space, draws
@@ -149,7 +150,7 @@ def test_a_killed_worker_s_slot_is_taken_over_at_once(url: str) -> None:
         assert claim and claim.slot.number == 1 and claim.run_id == "run1" and claim.again
         assert claim.finish("completed", 0.5, result(claim))
         assert len(study.filled()) == 1
-    left = [item for item in module.LOCKS.iterdir() if item.suffix == ".lock"]
+    left = [item for item in alive.LOCKS.iterdir() if item.suffix == ".lock"]
     assert left == [], "the dead worker's lock stays"
 
 

@@ -36,6 +36,7 @@ from alexnet_mlflow.data.split import (
     class_counts,
     divide,
     division_digest,
+    joined,
     part_of,
     stratified_part,
 )
@@ -51,6 +52,7 @@ __all__ = [
     "check",
     "get_cifar10",
     "inspect",
+    "joined",
     "load",
     "load_test",
     "seen_rows",

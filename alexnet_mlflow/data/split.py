@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
@@ -133,6 +133,17 @@ class Splits:
     digest: str  # SHA-256 (hex) of the whole division, test included
     counts: Mapping[str, Mapping[str, int]]  # split -> class -> pictures, test included
     skipped: int  # pictures left out because they could not be decoded
+
+
+def joined(splits: Sequence[Split], name: str) -> Split:
+    """These splits as one; the facts that all of them have."""
+    shared = set.intersection(*(set(split.facts) for split in splits))
+    images, labels, ids, groups = (
+        np.concatenate([getattr(split, column) for split in splits])
+        for column in ("images", "labels", "ids", "groups")
+    )
+    facts = {fact: np.concatenate([split.facts[fact] for split in splits]) for fact in shared}
+    return Split(name, images, labels, ids, groups, facts)
 
 
 def part_of(data: Decoded | Split, name: str, rows: Integers) -> Split:

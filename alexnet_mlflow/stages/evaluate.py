@@ -4,6 +4,10 @@ The pictures are divided as the final run divided them, whatever the command say
 digest must be the final run's. What is scored is the logged model, as others will load it. A final
 of several seeds is evaluated seed by seed, in runs below one that has their mean and spread; the
 seed that was best on validation is the one that stands for them.
+
+On another data set of the same classes a model is scored on all its pictures, since it has learnt
+from none; those with a copy among its training pictures are counted apart. That is no candidate for
+promotion (tag `trained_on`).
 """
 
 from __future__ import annotations
@@ -16,17 +20,27 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
 from alexnet_mlflow import evaluation
 from alexnet_mlflow.compare import mean_interval
 from alexnet_mlflow.config import DataConfig, EvaluateConfig
-from alexnet_mlflow.data import Split, Splits, load, load_test, seen_rows, slug
+from alexnet_mlflow.data import (
+    DataError,
+    Split,
+    Splits,
+    joined,
+    load,
+    load_test,
+    seen_rows,
+    slug,
+)
 from alexnet_mlflow.evaluation import Evaluated, counted
 from alexnet_mlflow.options import BadInput
 from alexnet_mlflow.runs import FoundRun, LoggedModel, Tracker
 from alexnet_mlflow.score import Scores, score_probabilities
 from alexnet_mlflow.stages import StageResult, beside, close, git_commit
-from alexnet_mlflow.track import load_model
+from alexnet_mlflow.track import load_model, model_classes
 from alexnet_mlflow.train import pick_device, resident
 
 # How a parameter's text becomes a value again, by the field's type.
@@ -55,6 +69,10 @@ def run(config: EvaluateConfig, tracker: Tracker) -> StageResult:
     device = pick_device(config.device)
     final = _final(config, tracker)
     finals = _seeds_of(final, tracker)
+    if final.tags["dataset"] != slug(config.dataset):
+        chosen = final.tags.get("chosen_final", finals[0].run_id)
+        [one] = [each for each in finals if each.run_id == chosen]
+        return _elsewhere(config, one, tracker, device)
     opened = _opened(config, finals[0], device)
     if final.run_id == finals[0].run_id:
         return _one(final, opened, tracker)
@@ -72,7 +90,8 @@ def _final(config: EvaluateConfig, tracker: Tracker) -> FoundRun:
             raise BadInput(
                 f"there is no finished final run of {config.dataset} with {config.optimizer} in "
                 f"this experiment: run `alexnet-mlflow final --dataset={config.dataset} "
-                f"--optimizer={config.optimizer}` first"
+                f"--optimizer={config.optimizer}` first, or name a model of the same classes by "
+                "--run"
             )
         above = tracker.found(final.tags["seeds_run"]) if "seeds_run" in final.tags else None
         return above if above and "final_runs" in above.tags else final
@@ -80,11 +99,6 @@ def _final(config: EvaluateConfig, tracker: Tracker) -> FoundRun:
     able = found and {"model_uri", "final_runs"} & found.tags.keys()
     if found is None or not able or found.tags.get("stage") != "final":
         raise BadInput(f"--run={config.run} is not a finished final run: give the id of one")
-    if found.tags["dataset"] != slug(config.dataset):
-        raise BadInput(
-            f"--run={config.run} was trained on {found.tags['dataset']}, not {config.dataset}: "
-            f"give --dataset={found.tags['dataset']}"
-        )
     return found
 
 
@@ -100,7 +114,7 @@ def _seeds_of(final: FoundRun, tracker: Tracker) -> list[FoundRun]:
 
 def _opened(config: EvaluateConfig, final: FoundRun, device: torch.device) -> Opened:
     """The pictures as the final run divided them; BadInput where they are others today."""
-    division = _division(config, final)
+    division = _division(config, final, config.dataset)
     data = load(division)
     if data.digest != final.tags["data_digest"]:
         raise BadInput(
@@ -111,14 +125,16 @@ def _opened(config: EvaluateConfig, final: FoundRun, device: torch.device) -> Op
     return Opened(division, data, test, *seen_rows(data.train, data.val, test), device)
 
 
-def _division(config: EvaluateConfig, final: FoundRun) -> DataConfig:
+def _division(config: EvaluateConfig, final: FoundRun, dataset: str) -> DataConfig:
     """The data options of the final run, on this machine's data folder."""
     values: dict[str, Any] = {}
     for item in dataclasses.fields(DataConfig):
         if item.name in DIVISION:
             text = final.params.get(f"resolved_{item.name}", final.params[item.name])
             values[item.name] = READ[str(item.type)](text)
-    return DataConfig(dataset=config.dataset, data_dir=config.data_dir, **values)
+    return DataConfig(
+        dataset=dataset, data_dir=config.data_dir, offline=config.offline, **values
+    )
 
 
 def _tags(final: FoundRun, opened: Opened) -> dict[str, object]:
@@ -145,52 +161,111 @@ def _one(
         here.params({"run": final.run_id, **division})
         here.dataset(data, "testing")
         here.mark(final.run_id, {"test_looks": looks})
-        scores = score_probabilities(model, *resident(test, device))
         validation = score_probabilities(model, *resident(data.val, device))
-        clean, unseen = _unseen(opened, scores)
-        figures = {**evaluation.figures(scores), **clean, "test_looks": looks}
-        logged = LoggedModel(uri, uri.removeprefix("models:/"))
-        about = (data.title, data.digest)
-        here.metrics(figures, model=logged, data=about)
-        fast = evaluation.speed(model, device)
-        best = {name: final.metrics[name] for name in ("best_val_accuracy", "best_val_loss")}
-        plain, told = beside(data, test)
-        here.metrics({**best, **fast, **plain})
         seen = Evaluated(
-            f"{data.title}, test", data.classes, test, scores, validation, data.digest
+            f"{data.title}, test", data.classes, test,
+            score_probabilities(model, *resident(test, device)), validation, data.digest,
         )
-        points = evaluation.show(seen, here, logged, about)
+        best = {name: final.metrics[name] for name in ("best_val_accuracy", "best_val_loss")}
+        here.metrics({**best, "test_looks": looks})
+        figures, sentences = _told(here, seen, opened.seen, opened.compared, model, device, uri)
+        plain, told = beside(data, test)
+        here.metrics(plain)
         close(here, "pass")
-        many, alone = fast["pictures_per_second"], fast["latency_ms"]
-        sentences = (
-            f"{seen.title}: {counted(scores.correct, scores.n)}, loss {scores.loss:.4f}, "
-            f"calibration error {figures['test_calibration_error']:.2%}.",
-            *unseen, *points, told,
-            f"On this {device.type}: {many:.0f} pictures/s, one alone in {alone:.1f} ms.",
-            _looked(looks),
-        )
-        return StageResult(
-            "evaluate", here.run_id, "pass", sentences,
-            {**figures, **best, **fast, **plain, "final_run": final.run_id}, uri,
-        )
+        figures |= {**best, **plain, "test_looks": looks, "final_run": final.run_id}
+        told_all = (*sentences, told, _looked(looks))
+        return StageResult("evaluate", here.run_id, "pass", told_all, figures, uri)
 
 
-def _unseen(opened: Opened, scores: Scores) -> tuple[dict[str, float], tuple[str, ...]]:
-    """The accuracy without test pictures that have a copy in train or validation."""
-    left_out = len(opened.seen)
-    others = np.setdiff1d(np.arange(scores.n), opened.seen)
+def _told(
+    here: Tracker, seen: Evaluated, copies: np.ndarray, compared: int, model: nn.Module,
+    device: torch.device, uri: str,
+) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """Log everything about these scores; the figures and the sentences."""
+    scores = seen.scores
+    clean, unseen = _unseen(scores, copies, compared)
+    figures: dict[str, Any] = {**evaluation.figures(scores), **clean}
+    logged = LoggedModel(uri, uri.removeprefix("models:/"))
+    about = (seen.title.removesuffix(", test"), seen.digest)
+    here.metrics(figures, model=logged, data=about)
+    fast = evaluation.speed(model, device)
+    here.metrics(fast)
+    points = evaluation.show(seen, here, logged, about)
+    many, alone = fast["pictures_per_second"], fast["latency_ms"]
+    return {**figures, **fast}, (
+        f"{seen.title}: {counted(scores.correct, scores.n)}, loss {scores.loss:.4f}, "
+        f"calibration error {figures['test_calibration_error']:.2%}.",
+        *unseen, *points,
+        f"On this {device.type}: {many:.0f} pictures/s, one alone in {alone:.1f} ms.",
+    )
+
+
+def _elsewhere(
+    config: EvaluateConfig, final: FoundRun, tracker: Tracker, device: torch.device
+) -> StageResult:
+    """A model on another data set than its own."""
+    uri, wanted = final.tags["model_uri"], DataConfig(
+        dataset=config.dataset, data_dir=config.data_dir, offline=config.offline
+    )
+    classes, data = model_classes(uri), load(wanted)
+    if classes != data.classes:
+        raise BadInput(
+            f"the model of run {final.run_id} tells {', '.join(classes)} apart, {data.title} has "
+            f"{', '.join(data.classes)}: give a data set of the same classes"
+        )
+    pictures = joined([data.train, data.val, load_test(wanted)], "all")
+    copies, compared, doubt = _trained_on(config, final, pictures)
+    model = load_model(uri).to(device)
+    tags = {
+        "stage": "evaluate", "git_commit": git_commit(), "trained_on": final.tags["dataset"],
+        "final_run": final.run_id, "test_digest": pictures.digest, "model_uri": uri,
+        **{key: final.tags[key] for key in KEPT_TAGS}, "dataset": data.name,
+        "data_digest": data.digest,
+    }
+    name = f"evaluate {final.tags['dataset']} {final.tags['optimizer']} on {data.name}"
+    with tracker.child(name, tags) as here:
+        here.params({"run": final.run_id})
+        here.dataset(data, "testing")
+        scores = score_probabilities(model, *resident(pictures, device))
+        seen = Evaluated(data.title, classes, pictures, scores, None, data.digest)
+        figures, sentences = _told(here, seen, copies, compared, model, device, uri)
+        close(here, "pass")
+        figures |= {"final_run": final.run_id, "trained_on": final.tags["dataset"]}
+        return StageResult("evaluate", here.run_id, "pass", (*sentences, *doubt), figures, uri)
+
+
+def _trained_on(
+    config: EvaluateConfig, final: FoundRun, pictures: Split
+) -> tuple[np.ndarray, int, tuple[str, ...]]:
+    """Rows that the model has seen in training, how many were compared, and what stays unknown."""
+    try:
+        own = load(_division(config, final, final.params["dataset"]))
+    except DataError:
+        own = None
+    if own is None or own.digest != final.tags["data_digest"]:
+        doubt = "The model's training pictures are not at hand: copies of them were not looked for."
+        return np.array([], np.int64), 0, (doubt,)
+    return *seen_rows(own.train, own.val, pictures), ()
+
+
+def _unseen(
+    scores: Scores, copies: np.ndarray, compared: int
+) -> tuple[dict[str, float], tuple[str, ...]]:
+    """The accuracy without the rows that have a copy in train or validation."""
+    left_out = len(copies)
+    others = np.setdiff1d(np.arange(scores.n), copies)
     if not left_out or not len(others):
         return {"test_pictures_seen": float(left_out)}, ()
     correct = int((scores.predictions == scores.labels)[others].sum())
     partly = ""
-    if opened.compared < scores.n:
-        partly = f", of {opened.compared} that were compared"
+    if compared < scores.n:
+        partly = f", of {compared} that were compared"
     return (
         {
             "test_pictures_seen": float(left_out),
             **evaluation.share("test_accuracy_unseen", correct, len(others)),
         },
-        (f"Without the {left_out} test pictures that have an exact or near copy in train or "
+        (f"Without the {left_out} pictures that have an exact or near copy in train or "
          f"validation{partly}: {counted(correct, len(others))}.",),
     )
 

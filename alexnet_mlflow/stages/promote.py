@@ -1,138 +1,269 @@
 """The better of the evaluated finals becomes a version, and champion if it beats the present one.
 
-Candidates: of each optimizer the latest evaluated final of the data set. The better one is chosen
-on validation, so that the test split chooses nothing; against the present champion it must get
-more of the same test pictures right. A run of its own says what was decided and why.
-Left out for now: a test of significance, and a lock against a second promoter.
+The candidates meet on validation (candidates.py), the better one meets the champion on the test
+pictures that both were evaluated on (contest.py), and the registry's aliases follow (registry.py),
+one promoter after the other. A run of its own says what was decided and why, with all figures.
+What must be refused is found out before anything is written; who has to wait for its turn judges
+again where the champion is another by then. Left out: the test pictures themselves. Only the stored
+predictions of earlier looks at them are read.
 """
 
 from __future__ import annotations
 
-from alexnet_mlflow import registry
-from alexnet_mlflow.checks import Verdict
-from alexnet_mlflow.config import OPTIMIZERS, PromoteConfig
+import dataclasses
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from alexnet_mlflow import contest, registry
+from alexnet_mlflow.candidates import best, candidates, choice, evaluation_of, row
+from alexnet_mlflow.compare import Paired
+from alexnet_mlflow.config import PromoteConfig
+from alexnet_mlflow.contest import Decision
 from alexnet_mlflow.data import slug
-from alexnet_mlflow.options import BadInput
+from alexnet_mlflow.options import AUTO, BadInput
 from alexnet_mlflow.registry import Version
 from alexnet_mlflow.runs import FoundRun, Tracker
-from alexnet_mlflow.stages import StageResult, close, git_commit
+from alexnet_mlflow.stages import StageResult, close, git_commit, parameters
 
-KEPT_TAGS = ("optimizer", "seed", "recipe", "data_digest", "test_digest", "git_commit")
+HEAD_TAGS = ("optimizer", "seed", "recipe", "data_digest")
+KEPT_TAGS = (*HEAD_TAGS, "trained_on", "test_digest", "git_commit", "final_run")
+KEPT_FIGURES = ("test_accuracy", "test_accuracy_low", "test_accuracy_high", "best_val_accuracy")
+PREDICTIONS = "predictions.parquet"
+DRY = "Dry run, nothing is changed: "
+
+
+@dataclass(frozen=True)
+class Bout:
+    """A candidate against a champion, judged."""
+
+    champion: Version | None
+    policy: str
+    result: Paired | None  # None where there is nobody else to compare with
+    decision: Decision
+
+    @property
+    def champion_number(self) -> str | None:
+        return self.champion.number if self.champion else None
 
 
 def run(config: PromoteConfig, tracker: Tracker) -> StageResult:
-    """Choose, compare, register, and move the alias or leave it where it is."""
+    """Choose, compare, register, and move the alias or leave it where it is; or go back one."""
     dataset = slug(config.dataset)
-    candidates = _candidates(dataset, tracker)
-    if not candidates:
-        raise BadInput(
-            f"there is no evaluated final run of {dataset} in this experiment: run "
-            f"`alexnet-mlflow evaluate --dataset={config.dataset}` first"
-        )
-    chosen = max(candidates, key=_on_validation)
     name = registry.registered_name(dataset)
-    champion = registry.champion(name)
-    tags = {key: chosen.tags[key] for key in ("optimizer", "seed", "recipe", "data_digest")}
-    head = {"stage": "promote", "dataset": dataset, "git_commit": git_commit(), **tags}
-    with tracker.child(f"promote {dataset}", head) as here:
-        here.params({"dataset": config.dataset})
-        version = _register(name, chosen)
-        wins, why = _judge(chosen, version, champion)
-        comparable = champion is None or _same_pictures(chosen, champion)
-        if wins:
-            registry.crown(version)
-        here.json([_row(found, found is chosen) for found in candidates], "candidates.json")
-        figures = {
-            "version": int(version.number),
-            "champion": int(version.number if wins or champion is None else champion.number),
-            "test_accuracy": chosen.metrics["test_accuracy"],
-            "best_val_accuracy": chosen.metrics["best_val_accuracy"],
-        }
-        here.metrics({"promoted": float(wins), "best_val_accuracy": figures["best_val_accuracy"]})
-        here.tags({"decision": why, "model_version": version.number})
-        verdict: Verdict = "pass" if comparable else "warn"
-        close(here, verdict)
-        sentences = (_choice(candidates, chosen), why)
-        return StageResult("promote", here.run_id, verdict, sentences, figures, version.uri)
+    with registry.answering():
+        if config.rollback:
+            return _rolled_back(config, dataset, name, tracker)
+        found = candidates(config.run, dataset, config.dataset, tracker)
+        chosen = best(found)
+        bout = _judged(chosen, registry.champion(name), config, tracker)
+        if config.dry_run:
+            told = (choice(found), DRY + _sentence(bout, chosen, None))
+            figures = {"dry_run": True, **_figures(bout, chosen)}
+            return StageResult("promote", None, "pass", told, figures, chosen.tags["model_uri"])
+        with tracker.child(f"promote {dataset}", _head(dataset, chosen.tags)) as here:
+            here.params({**parameters(config), "policy": bout.policy})
+            here.json([row(one, one is chosen) for one in found], "candidates.json")
+            bout, version, why = _settled(chosen, bout, config, here, name)
+            wins = bout.decision.wins
+            reigning = version if wins or bout.champion is None else bout.champion
+            figures = {
+                "version": int(version.number), "champion": int(reigning.number),
+                **_figures(bout, chosen),
+            }
+            _record(here, bout, chosen, version, why)
+            close(here, "pass")
+            told = (choice(found), why)
+            return StageResult("promote", here.run_id, "pass", told, figures, version.uri)
 
 
-def _candidates(dataset: str, tracker: Tracker) -> list[FoundRun]:
-    """The latest evaluation of each optimizer, on the pictures of the latest of all.
-
-    Accuracies on other validation pictures (another limit or division) cannot be ranked with them.
-    """
-    tags = {"stage": "evaluate", "dataset": dataset, "verdict": "pass"}
-    newest = tracker.latest(**tags)
-    if newest is None:
-        return []
-    tags["data_digest"] = newest.tags["data_digest"]
-    found = [tracker.latest(**tags, optimizer=optimizer) for optimizer in OPTIMIZERS]
-    return [item for item in found if item is not None]
-
-
-def _same_pictures(chosen: FoundRun, champion: Version) -> bool:
-    return champion.tags.get("test_digest") == chosen.tags["test_digest"]
-
-
-def _on_validation(found: FoundRun) -> tuple[float, float]:
-    """By accuracy, then by loss."""
-    return found.metrics["best_val_accuracy"], -found.metrics["best_val_loss"]
+def _settled(
+    chosen: FoundRun, bout: Bout, config: PromoteConfig, here: Tracker, name: str
+) -> tuple[Bout, Version, str]:
+    """With no other promoter beside: judge who is champion now, register, move the aliases."""
+    with registry.alone(name) as held:
+        champion = registry.champion(name)
+        if (champion and champion.number) != bout.champion_number:
+            bout = _judged(chosen, champion, config, here)
+        version = registry.register(
+            name, chosen.tags["model_uri"], chosen.tags["final_run"], _tags(chosen)
+        )
+        why = _sentence(bout, chosen, version)
+        if bout.decision.wins:
+            registry.crown(version, champion, held)
+        elif bout.result is not None:
+            registry.challenge(version)
+        if bout.decision.wins or bout.result is not None:
+            registry.describe(version, _description(chosen, version, why))
+    return bout, version, why
 
 
-def _register(name: str, chosen: FoundRun) -> Version:
-    tags = {key: chosen.tags[key] for key in KEPT_TAGS if key in chosen.tags}
-    figures = {
-        key: chosen.metrics[key]
-        for key in ("test_accuracy", "test_accuracy_low", "test_accuracy_high", "best_val_accuracy")
-    }
-    links = {"final_run": chosen.tags["final_run"], "evaluate_run": chosen.run_id}
-    return registry.register(
-        name, chosen.tags["model_uri"], chosen.tags["final_run"], {**tags, **figures, **links}
-    )
-
-
-def _judge(chosen: FoundRun, version: Version, champion: Version | None) -> tuple[bool, str]:
-    """Whether the version takes the crown, and why, in one sentence."""
-    accuracy = chosen.metrics["test_accuracy"]
+def _judged(
+    chosen: FoundRun, champion: Version | None, config: PromoteConfig, tracker: Tracker
+) -> Bout:
+    """The candidate against the champion there is. BadInput where they cannot be compared."""
+    auto = "better" if champion is None else "proven"
+    policy = auto if config.policy == AUTO else config.policy
     if champion is None:
-        return True, (
-            f"Version {version.number} ({accuracy:.2%} on test) becomes champion: there was none."
+        return Bout(None, policy, None, Decision(True, "there was none"))
+    if champion.run_id == chosen.tags["final_run"]:
+        return Bout(champion, policy, None, Decision(False, "it is the candidate itself"))
+    result = _measured(chosen, champion, tracker)
+    return Bout(champion, policy, result, contest.decided(result, policy, config.min_gain))
+
+
+def _measured(chosen: FoundRun, champion: Version, tracker: Tracker) -> Paired:
+    called = f"version {champion.number} of {champion.name}"
+    other = _evaluation(champion, chosen, tracker)
+    ours = _predictions(chosen, tracker)
+    if ours is None:
+        raise BadInput(
+            f"the evaluation {chosen.run_id} has no {PREDICTIONS}: run `alexnet-mlflow evaluate "
+            f"--run={chosen.tags['final_run']}` again"
         )
-    if champion.number == version.number:
-        return False, f"Version {version.number} ({accuracy:.2%} on test) is the champion already."
-    if not _same_pictures(chosen, champion):
-        return False, (
-            f"Version {champion.number} stays champion: it was tested on other pictures than "
-            f"version {version.number}, so the two cannot be compared. To begin anew on these "
-            f"pictures, take the alias {registry.CHAMPION} from it in the registry, then promote."
+    theirs = _predictions(other, tracker) if other else None
+    if other is None or theirs is None:
+        raise BadInput(
+            f"the predictions of {called} on the test pictures are not on record: run "
+            f"`alexnet-mlflow evaluate --run={champion.run_id}`, or take the alias champion from "
+            "it in the registry and promote again"
         )
-    reigning = float(champion.tags["test_accuracy"])
-    if accuracy > reigning:
-        return True, (
-            f"Version {version.number} becomes champion: {accuracy:.2%} on the same test pictures, "
-            f"against {reigning:.2%} of version {champion.number}."
-        )
-    return False, (
-        f"Version {champion.number} stays champion: version {version.number} has {accuracy:.2%} on "
-        f"the same test pictures, not more than its {reigning:.2%}."
+    result = contest.measured(ours, theirs, called)
+    if other.tags.get("test_digest") != chosen.tags["test_digest"]:  # same names, other pixels
+        raise contest.different(called)
+    return result
+
+
+def _evaluation(champion: Version, chosen: FoundRun, tracker: Tracker) -> FoundRun | None:
+    """The champion's evaluation: the one it was promoted with, or a later one on these pictures."""
+    wanted = chosen.tags["test_digest"]
+    run_id = champion.tags.get("evaluate_run")
+    first = tracker.found(run_id) if run_id else None
+    if (first and first.tags.get("test_digest") == wanted) or not champion.run_id:
+        return first
+    tags = {"final_run": champion.run_id, "test_digest": wanted}
+    return evaluation_of(tags, chosen.tags["dataset"], tracker) or first
+
+
+def _predictions(found: FoundRun, tracker: Tracker) -> pd.DataFrame | None:
+    with tempfile.TemporaryDirectory() as folder:
+        file = tracker.fetched(found.run_id, PREDICTIONS, Path(folder))
+        return None if file is None else pd.read_parquet(file)
+
+
+def _rolled_back(
+    config: PromoteConfig, dataset: str, name: str, tracker: Tracker
+) -> StageResult:
+    """The champion before the present one is champion again."""
+    champion = registry.champion(name)
+    if champion is None:
+        raise BadInput(f"{name} has no champion to go back from: promote a model first")
+    to = registry.before(champion)
+    why = f"Rolled back: version {to.number} is champion again instead of {champion.number}."
+    figures = {"version": int(to.number), "champion": int(to.number), "promoted": False}
+    if config.dry_run:
+        figures |= {"dry_run": True, "champion": int(champion.number)}
+        return StageResult("promote", None, "pass", (DRY + why,), figures, to.uri)
+    with tracker.child(f"promote {dataset} rollback", _head(dataset, to.tags)) as here:
+        here.params(parameters(config))
+        with registry.alone(name) as held:
+            registry.roll_back(champion, to, held)
+        here.tags({"decision": why, "model_version": to.number, "rolled_back": champion.number})
+        here.json({"sentence": why, "from": champion.number, "to": to.number}, "decision.json")
+        here.metrics({"promoted": 0.0})
+        close(here, "pass")
+        return StageResult("promote", here.run_id, "pass", (why,), figures, to.uri)
+
+
+def _head(dataset: str, source: dict[str, str]) -> dict[str, object]:
+    """The tags that every run carries."""
+    kept = {key: source[key] for key in HEAD_TAGS if key in source}
+    return {"stage": "promote", "dataset": dataset, "git_commit": git_commit(), **kept}
+
+
+def _tags(chosen: FoundRun) -> dict[str, object]:
+    """What the version carries."""
+    kept = {key: chosen.tags[key] for key in KEPT_TAGS if key in chosen.tags}
+    figures = {key: chosen.metrics[key] for key in KEPT_FIGURES if key in chosen.metrics}
+    return {**kept, **figures, "evaluate_run": chosen.run_id}
+
+
+def _sentence(bout: Bout, chosen: FoundRun, version: Version | None) -> str:
+    """What was decided and why. version: None before the candidate is one."""
+    new = f"version {version.number}" if version else "the candidate"
+    new = f"{new} ({chosen.tags['optimizer']}, {chosen.metrics['test_accuracy']:.2%} on test)"
+    why = bout.decision.why
+    if bout.champion is None:
+        text = f"{new} becomes champion: {why}."
+    elif bout.result is None:
+        accuracy = f"{chosen.metrics['test_accuracy']:.2%} on test"
+        text = f"version {bout.champion_number} ({accuracy}) is the champion already."
+    elif bout.decision.wins:
+        text = f"{new} becomes champion instead of version {bout.champion_number}: {why}."
+    else:
+        text = f"version {bout.champion_number} stays champion, against {new}: {why}."
+    return text[0].upper() + text[1:]
+
+
+def _description(chosen: FoundRun, version: Version, why: str) -> str:
+    """For people, in Markdown: what the version is, how good, and how it came to its alias."""
+    tags, figures = chosen.tags, chosen.metrics
+    interval = ""
+    if {"test_accuracy_low", "test_accuracy_high"} <= figures.keys():
+        low, high = figures["test_accuracy_low"], figures["test_accuracy_high"]
+        interval = f" (Wilson 95 % {low:.2%} to {high:.2%})"
+    return (
+        f"AlexNet for {tags['dataset']}, {tags['optimizer']}, recipe {tags.get('recipe')}, seed "
+        f"{tags.get('seed')}. Test accuracy {figures['test_accuracy']:.2%}{interval}, validation "
+        f"{figures['best_val_accuracy']:.2%}.\n\n{why}\n\nFinal run {tags['final_run']}, "
+        f"evaluation {chosen.run_id}, commit {tags.get('git_commit')}. To load it: "
+        f'`mlflow.pytorch.load_model("{version.uri}")`.\n'
     )
 
 
-def _choice(candidates: list[FoundRun], chosen: FoundRun) -> str:
-    told = ", ".join(
-        f"{found.tags['optimizer']} {found.metrics['best_val_accuracy']:.2%} "
-        f"(loss {found.metrics['best_val_loss']:.4f})"
-        for found in candidates
-    )
-    return f"Candidates on validation: {told}. The better: {chosen.tags['optimizer']}."
-
-
-def _row(found: FoundRun, chosen: bool) -> dict[str, object]:
-    return {
-        "optimizer": found.tags["optimizer"],
-        "final_run": found.tags["final_run"],
-        "evaluate_run": found.run_id,
-        "best_val_accuracy": found.metrics["best_val_accuracy"],
-        "test_accuracy": found.metrics["test_accuracy"],
-        "chosen": chosen,
+def _figures(bout: Bout, chosen: FoundRun) -> dict[str, object]:
+    """For the last line of standard output; accuracies and gains are fractions of pictures."""
+    figures: dict[str, object] = {
+        "promoted": bout.decision.wins,
+        "policy": bout.policy,
+        "test_accuracy": chosen.metrics["test_accuracy"],
+        "best_val_accuracy": chosen.metrics["best_val_accuracy"],
     }
+    return {**figures, **_comparison(bout.result)}
+
+
+def _comparison(result: Paired | None) -> dict[str, float]:
+    if result is None:
+        return {}
+    return {
+        "gain": result.gain, "gain_low": result.low, "gain_high": result.high,
+        "p_value": result.p_value,
+    }
+
+
+def _record(here: Tracker, bout: Bout, chosen: FoundRun, version: Version, why: str) -> None:
+    """The decision's figures on its run, decision.json, and decision.md for people."""
+    result = bout.result
+    here.json(
+        {
+            "sentence": why, **_figures(bout, chosen), "version": version.number,
+            "champion_before": bout.champion_number, "level": contest.LEVEL,
+            "evaluate_run": chosen.run_id, "final_run": chosen.tags["final_run"],
+            "comparison": result and {**dataclasses.asdict(result), "method": result.method},
+        },
+        "decision.json",
+    )
+    here.text(f"{why}\n" + (f"\n{contest.table(result)}" if result else ""), "decision.md")
+    counts = {}
+    if result:
+        cells = ("both", "challenger_only", "champion_only", "neither", "clusters")
+        counts = {f"pictures_{cell}": float(getattr(result, cell)) for cell in cells[:4]}
+        counts["clusters"] = float(result.clusters)
+    best_val = chosen.metrics["best_val_accuracy"]
+    here.metrics({
+        "promoted": float(bout.decision.wins), "best_val_accuracy": best_val,
+        **_comparison(result), **counts,
+    })
+    here.tags({"decision": why, "model_version": version.number, "policy": bout.policy})

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from pathlib import Path
 
@@ -11,14 +10,15 @@ import pandas as pd
 import pytest
 import torch
 from mlflow import MlflowClient
+from PIL import Image
 
 from alexnet_mlflow.compare import wilson
-from alexnet_mlflow.config import DataConfig, EvaluateConfig
+from alexnet_mlflow.config import DataConfig, EvaluateConfig, PromoteConfig
 from alexnet_mlflow.data import load, load_test
 from alexnet_mlflow.options import BadInput
 from alexnet_mlflow.runs import FoundRun
 from alexnet_mlflow.score import Scores
-from alexnet_mlflow.stages import evaluate
+from alexnet_mlflow.stages import evaluate, promote
 from alexnet_mlflow.track import connect
 from tests.conftest import Babysat
 
@@ -108,7 +108,7 @@ def test_other_pictures_are_refused(
         copy.write_bytes(file.read_bytes())
     with pytest.raises(BadInput, match="are not those that run"):
         evaluate.run(EvaluateConfig(dataset=str(other), device="cpu"), connect())
-    with pytest.raises(BadInput, match="--dataset=colours"):
+    with pytest.raises(BadInput, match="tells blue, red apart, .* has face, "):
         run_id = babysat.runs["final"][0].info.run_id
         evaluate.run(EvaluateConfig(dataset="faces", run=run_id), connect())
 
@@ -127,12 +127,43 @@ def test_test_pictures_that_training_has_seen_are_counted_apart(
     probabilities[:, 0] += np.where(opened.test.labels == 0, 0.1, -0.1)
     probabilities[[1, 4]] = probabilities[[1, 4], ::-1]
     scores = Scores(opened.test.labels, np.zeros(n, np.float32), probabilities)
-    figures, told = evaluate._unseen(opened, scores)
+    figures, told = evaluate._unseen(scores, opened.seen, n)
     assert figures == {"test_pictures_seen": 0} and told == ()
-    planted = dataclasses.replace(opened, seen=np.array([1, 2]))
-    figures, [sentence] = evaluate._unseen(planted, scores)
+    figures, [sentence] = evaluate._unseen(scores, np.array([1, 2]), n)
     assert figures["test_accuracy_unseen"] == (n - 3) / (n - 2)
-    assert "Without the 2 test pictures" in sentence and f"{n - 3} of {n - 2}" in sentence
+    assert "Without the 2 pictures" in sentence and f"{n - 3} of {n - 2}" in sentence
+
+
+def test_on_another_data_set_all_pictures_count_and_the_copies_apart(
+    babysat: Babysat, pictures: Path, client: MlflowClient, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A folder of the same classes with three of the training pictures in it."""
+    monkeypatch.chdir(babysat.folder)
+    noise = np.random.default_rng(7)
+    for channel, name in ((2, "blue"), (0, "red")):
+        (tmp_path / "other" / name).mkdir(parents=True)
+        for number in range(10):
+            pixels = noise.integers(0, 120, (32, 32, 3), dtype=np.uint8)
+            pixels[..., channel] += 120
+            Image.fromarray(pixels).save(tmp_path / "other" / name / f"x{number}.png")
+    for known in load(DataConfig(dataset=str(pictures))).train.ids[:3]:
+        copy = tmp_path / "other" / known
+        copy.write_bytes((pictures / known).read_bytes())
+    final = babysat.runs["final"][0]
+    looks = client.get_run(final.info.run_id).data.tags["test_looks"]
+    config = EvaluateConfig(dataset=str(tmp_path / "other"), run=final.info.run_id, device="cpu")
+    result = evaluate.run(config, connect())
+    assert result.figures["test_pictures"] == 23 and result.figures["test_pictures_seen"] == 3
+    frame = predictions(client, str(result.run_id))
+    others = frame[frame["id"].str.contains("/x")]
+    correct = (others["prediction"] == others["label"]).mean()
+    assert len(others) == 20 and result.figures["test_accuracy_unseen"] == correct
+    run = client.get_run(str(result.run_id))
+    assert run.data.tags["dataset"] == "other" and run.data.tags["trained_on"] == "colours"
+    assert client.get_run(final.info.run_id).data.tags["test_looks"] == looks
+    with pytest.raises(BadInput, match="no evaluated final run of other"):
+        promote.run(PromoteConfig(dataset=str(tmp_path / "other")), connect())
 
 
 def final_of(babysat: Babysat, monkeypatch: pytest.MonkeyPatch) -> FoundRun:
