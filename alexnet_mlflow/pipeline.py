@@ -34,6 +34,7 @@ from alexnet_mlflow.config import (
     resolve,
 )
 from alexnet_mlflow.data import load
+from alexnet_mlflow.options import BadInput
 from alexnet_mlflow.progress import say
 from alexnet_mlflow.runs import Tracker
 from alexnet_mlflow.stages import (
@@ -118,23 +119,36 @@ def run(config: BabysitConfig, tracker: Tracker) -> StageResult:
             for optimizer in optimizers
         ]
         sentences, figures = _shown(here, courses, seeds, both)
-        promoted = None
-        if any(course.test for course in courses):
-            promoted = _told(promote.run(PromoteConfig(dataset=config.dataset), here))
+        promoted, refusal = _promoted(config, courses, here)
+        if promoted:
             figures["champion"] = promoted.figures["champion"]
         if any(course.forced for course in courses):
             here.tags({"forced": "true"})
-        verdict = _verdict(courses)
+        verdict = _verdict(courses, bool(refusal))
         close(here, verdict)
         uri = promoted.model_uri if promoted else None
-        return StageResult("babysit", here.run_id, verdict, sentences, figures, uri)
+        return StageResult("babysit", here.run_id, verdict, (*sentences, *refusal), figures, uri)
 
 
-def _verdict(courses: Sequence[Course]) -> Verdict:
-    """`fail` where an optimizer did not reach its end, `warn` where --force took it there."""
+def _promoted(
+    config: BabysitConfig, courses: Sequence[Course], here: Tracker
+) -> tuple[StageResult | None, tuple[str, ...]]:
+    """The promotion, or why it was refused: a champion of other pictures undoes no training."""
+    if not any(course.test for course in courses):
+        return None, ()
+    try:
+        return _told(promote.run(PromoteConfig(dataset=config.dataset), here)), ()
+    except BadInput as error:
+        return None, (f"promote refused: {error}.",)
+
+
+def _verdict(courses: Sequence[Course], refused: bool) -> Verdict:
+    """`fail` where an optimizer did not reach its end, `warn` where --force took it there, or where
+    the promotion was refused.
+    """
     if not all(course.test for course in courses):
         return "fail"
-    return "warn" if any(course.forced for course in courses) else "pass"
+    return "warn" if refused or any(course.forced for course in courses) else "pass"
 
 
 def _seeds(config: BabysitConfig) -> tuple[int, ...]:

@@ -210,6 +210,17 @@ def test_a_fail_stops_unless_forced_and_able(force: bool, able: bool, goes: bool
     assert ("--force goes on" in told) == goes
 
 
+def test_a_promotion_that_is_refused_undoes_no_training(store: Path) -> None:
+    """Nothing was evaluated in this store, so that promote refuses; what was trained stays."""
+    course = Course("sgd", force=False)
+    course.goes_on(StageResult("evaluate", "1", "pass", ()))
+    with track.connect().child("babysit", {}) as here:
+        promoted, told = pipeline._promoted(BabysitConfig(), [course], here)
+    assert promoted is None and told[0].startswith("promote refused: there is no evaluated final")
+    assert pipeline._verdict([course], refused=True) == "warn"
+    assert pipeline._verdict([course], refused=False) == "pass"
+
+
 def test_every_option_of_the_search_is_handed_over() -> None:
     """By name: each field of SpaceConfig, other than its default, reaches the search."""
     others = {

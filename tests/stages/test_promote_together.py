@@ -1,6 +1,6 @@
 """Eight promoters at once: the alias ends on the best version, on sqlite and on a real server.
 
-ALEXNET_ROUNDS is how often (3 where it is not set, 20 with ALEXNET_SLOW). The processes are forked
+ALEXNET_ROUNDS is how often (2 where it is not set, 20 with ALEXNET_SLOW). The processes are forked
 from one that has imported everything and started nothing.
 """
 
@@ -32,9 +32,10 @@ from alexnet_mlflow.track import connect
 from tests.evaluations import evaluated, predictions
 
 PROMOTERS = 8
-ROUNDS = int(os.environ.get("ALEXNET_ROUNDS") or (20 if "ALEXNET_SLOW" in os.environ else 3))
+ROUNDS = int(os.environ.get("ALEXNET_ROUNDS") or (20 if "ALEXNET_SLOW" in os.environ else 2))
 NAME = "alexnet-x"
 PATIENCE_SECONDS = 300
+PRELOADED = ["alexnet_mlflow.stages.promote", "sqlalchemy.orm", "pyarrow.parquet"]
 
 _start: Any = None
 
@@ -74,16 +75,17 @@ def promoters(
     pauses: dict[str, float] | None = None,
 ) -> Iterator[Pool]:
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["alexnet_mlflow.stages.promote", "mlflow.pytorch"])
+    context.set_forkserver_preload(PRELOADED)
     start = context.Barrier(number)
     arguments = (start, uri, str(folder), locked, pauses or {})
     with context.Pool(number, begin, arguments) as pool:
         yield pool
 
 
-@contextmanager
-def server(folder: Path) -> Iterator[str]:
-    """The URL of an MLflow server of the test's own, two processes behind it."""
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The URL of an MLflow server of the tests' own, two processes behind it."""
+    folder = tmp_path_factory.mktemp("server")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -111,13 +113,12 @@ def server(folder: Path) -> Iterator[str]:
 
 
 @pytest.fixture(params=["sqlite", "http"])
-def uri(request: pytest.FixtureRequest, store: Path) -> Iterator[str]:
-    if request.param == "sqlite":
-        yield mlflow.get_tracking_uri()
-        return
-    with server(store) as address:
-        mlflow.set_tracking_uri(address)
-        yield address
+def uri(request: pytest.FixtureRequest, store: Path) -> str:
+    """Where the store answers; no model is registered in it."""
+    if request.param == "http":
+        mlflow.set_tracking_uri(request.getfixturevalue("server"))
+    from_nothing(MlflowClient())
+    return mlflow.get_tracking_uri()
 
 
 def trained(*rights: int) -> list[str]:
@@ -158,6 +159,38 @@ def test_eight_at_once_end_on_the_best(uri: str, store: Path) -> None:
             assert len(client.search_model_versions(f"name = '{NAME}'")) == PROMOTERS
             previous = model.aliases.get("previous")
             assert previous is None or str(previous) != str(champion.version)
+
+
+def killed(start: Any, uri: str, folder: str, run_id: str, final: str) -> None:
+    """A promoter that stands still between judging and crowning."""
+    begin(start, uri, folder, True, {final: PATIENCE_SECONDS})
+    promoted(run_id)
+
+
+def test_a_promoter_that_was_killed_holds_up_nobody(uri: str, store: Path) -> None:
+    """kill -9 in the middle of its turn: the next one does not wait, the champion is whole."""
+    first, second, third = trained(60, 70, 80)
+    client = MlflowClient()
+    promote.run(PromoteConfig(dataset="x", run=first), connect())
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(PRELOADED)
+    final = client.get_run(third).data.tags["final_run"]
+    start = context.Barrier(1)
+    victim = context.Process(target=killed, args=(start, uri, str(store), third, final))
+    victim.start()
+    for _ in range(PATIENCE_SECONDS * 10):
+        if len(client.search_model_versions(f"name = '{NAME}'")) == 2:  # it has registered its own
+            break
+        assert victim.is_alive()
+        time.sleep(0.1)
+    victim.kill()
+    victim.join()
+    assert len(client.get_registered_model(NAME).tags) == 1, "it held no ticket"
+    assert str(client.get_model_version_by_alias(NAME, "champion").version) == "1"
+    started = time.monotonic()
+    result = promote.run(PromoteConfig(dataset="x", run=second, policy="better"), connect())
+    assert result.figures["champion"] == 3 and time.monotonic() - started < 30
+    assert client.get_registered_model(NAME).tags == {}
 
 
 @pytest.mark.parametrize("locked", [True, False])
