@@ -106,9 +106,10 @@ def register(name: str, source: str, run_id: str, tags: Mapping[str, object]) ->
         with signals.held():
             number = mlflow.register_model(source, name, tags=texts).version
         return _version(client.get_model_version(name, number), made=True)
-    for key, value in texts.items():
-        if known[0].tags.get(key) != value:
-            client.set_model_version_tag(name, known[0].version, key, value)
+    with signals.held():
+        for key, value in texts.items():
+            if known[0].tags.get(key) != value:
+                client.set_model_version_tag(name, known[0].version, key, value)
     return _version(client.get_model_version(name, known[0].version))
 
 
@@ -136,12 +137,14 @@ def crown(version: Version, over: Version | None, held: turn.Held) -> None:
 
 def challenge(version: Version) -> None:
     """Give the alias `challenger` to a version that was compared and lost."""
-    _client().set_registered_model_alias(version.name, CHALLENGER, version.number)
+    with signals.held():
+        _client().set_registered_model_alias(version.name, CHALLENGER, version.number)
 
 
 def describe(version: Version, text: str) -> None:
     """The version's description, as the registry's page shows it."""
-    _client().update_model_version(version.name, version.number, text)
+    with signals.held():
+        _client().update_model_version(version.name, version.number, text)
 
 
 def before(version: Version) -> Version:
@@ -205,10 +208,12 @@ class _Tags:
         return dict(self._client.get_registered_model(self._name).tags)
 
     def write(self, key: str, text: str) -> None:
-        self._client.set_registered_model_tag(self._name, key, text)
+        with signals.held():
+            self._client.set_registered_model_tag(self._name, key, text)
 
     def erase(self, key: str) -> None:
-        self._client.delete_registered_model_tag(self._name, key)
+        with signals.held():
+            self._client.delete_registered_model_tag(self._name, key)
 
 
 def _client() -> MlflowClient:

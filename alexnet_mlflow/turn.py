@@ -6,11 +6,10 @@ leaving it, finding it again after a lost answer, and clearing away a dead proce
 another's: a lock that is one thing for all could be broken by two who saw the same one stale, the
 second of whom would break the first's. Needed of the store: what one has written, all read.
 
-A ticket is cleared away at once where its process has ended on this machine; from elsewhere, when
-the lowest one has stood still for a minute while somebody waited for it. Left out: a server that
-would refuse the late writes of a process that was stopped for so long and goes on. Such a process
-asks `held` before its writes and gives up; only if it is stopped between asking and writing does
-it write late.
+A ticket is cleared away at once where its process has ended on this machine; any other one, once it
+has been the lowest for a minute while somebody waited for it. Left out: a server that would refuse
+the late writes of a process that was stopped for so long and goes on. Such a process asks `held`
+before its writes and gives up; only if it is stopped between asking and writing does it write late.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ from alexnet_mlflow.options import BadInput
 
 PREFIX = "promoting."
 POLL_SECONDS = 0.1
-SILENT_SECONDS = 60.0  # the lowest ticket of a process elsewhere that does not move on is given up
+SILENT_SECONDS = 60.0  # a turn takes a second; who has it for so long is given up
 PATIENCE_SECONDS = 600.0
 
 
@@ -84,7 +83,7 @@ def alone(board: Board, name: str) -> Iterator[Held]:
 def _draw(board: Board, key: str, worker: Mapping[str, str]) -> None:
     """Hang up a ticket with one more than the highest number."""
     started = time.monotonic()
-    board.write(key, _text(0, worker))  # while it says 0 nobody goes past: a lower one may come
+    board.write(key, _text(0, worker))  # while it says 0 nobody goes past it
     highest = max((ticket.number for ticket in _tickets(board.read())), default=0)
     if time.monotonic() - started < SILENT_SECONDS / 2:  # else it may be given up by now
         board.write(key, _text(highest + 1, worker))

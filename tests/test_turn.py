@@ -123,7 +123,7 @@ def test_one_that_stands_still_elsewhere_is_given_up(
 
 
 def test_the_living_are_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A process of this machine that lives is no exception, however quick it is elsewhere."""
+    """Not for ever: after ten minutes the command ends with a sentence."""
     monkeypatch.setattr(turn, "PATIENCE_SECONDS", 0.3)
     board = Paper()
     with living() as worker:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import mlflow
@@ -237,6 +238,51 @@ def test_photos_are_compared_as_a_whole(root: Tracker) -> None:
     found = decision(result)["comparison"]
     assert found["clusters"] == 10 and "clustered by photo" in found["method"]
     assert result.figures["p_value"] == 1 and not result.figures["promoted"]
+
+
+def test_a_champion_that_a_person_moves_meanwhile(
+    root: Tracker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At the registry's page, while the candidate is being registered."""
+    for right in (60, 75):
+        promoted(root, run=model(root, right))
+    challenger, register = model(root, 90), registry.register
+
+    def moved(*words: Any) -> registry.Version:
+        made = register(*words)
+        MlflowClient().set_registered_model_alias(NAME, "champion", "1")
+        return made
+
+    monkeypatch.setattr(registry, "register", moved)
+    with pytest.raises(BadInput, match=r"moved meanwhile \(from version 2 to version 1\)"):
+        promoted(root, run=challenger)
+    assert aliases() == {"champion": "1", "previous": "1"}
+    assert len(MlflowClient().search_model_versions(f"name = '{NAME}'")) == 2
+    monkeypatch.undo()
+    assert promoted(root, run=challenger).figures["promoted"]
+    assert aliases() == {"champion": "4", "previous": "1"}
+
+
+def test_a_champion_that_another_promoter_made_meanwhile_is_judged(
+    root: Tracker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between the judgement without the lock and the one with it."""
+    promoted(root, run=model(root, 60))
+    middle, best = model(root, 75), model(root, 90)
+    alone, waiting = registry.alone, [True]
+
+    def overtaken(name: str) -> Any:
+        if waiting.pop():
+            waiting.append(False)
+            thread = Thread(target=promoted, args=(connect(),), kwargs={"run": best})
+            thread.start()
+            thread.join()
+        return alone(name)
+
+    monkeypatch.setattr(registry, "alone", overtaken)
+    result = promoted(root, run=middle, policy="better")
+    assert not result.figures["promoted"] and result.figures["gain"] == pytest.approx(-0.15)
+    assert aliases() == {"champion": "2", "previous": "1", "challenger": "3"}
 
 
 def test_a_refusal_is_one_sentence(root: Tracker, capsys: pytest.CaptureFixture[str]) -> None:

@@ -34,8 +34,12 @@ from tests.evaluations import evaluated, predictions
 PROMOTERS = 8
 ROUNDS = int(os.environ.get("ALEXNET_ROUNDS") or (20 if "ALEXNET_SLOW" in os.environ else 2))
 NAME = "alexnet-x"
-PATIENCE_SECONDS = 300
-PRELOADED = ["alexnet_mlflow.stages.promote", "sqlalchemy.orm", "pyarrow.parquet"]
+PATIENCE_SECONDS = 300  # for a loaded machine
+PRELOADED = [
+    "alexnet_mlflow.stages.promote", "pyarrow.parquet", "mlflow.store.tracking.sqlalchemy_store",
+    "mlflow.store.tracking.rest_store", "mlflow.store.model_registry.sqlalchemy_store",
+    "mlflow.store.model_registry.rest_store",
+]
 
 _start: Any = None
 
