@@ -96,12 +96,12 @@ class PredictConfig:
     device: str = option("auto", "Where to compute; auto = cuda where there is one.", DEVICES)
     faces: bool = option(False, "Look for faces all over each photo.")
     out: str = option("faces", "With --faces, the folder for the photos with boxes.")
-    smallest: int = option(32, "With --faces, width of the smallest window in the photo's pixels.")
+    smallest: int = option(40, "With --faces, width of the smallest window in the photo's pixels.")
     aspect: float = option(1.5, "With --faces, a window's height over its width.")
     scale_step: float = option(1.25, "With --faces, from one width of windows to the next.")
-    stride: int = option(4, "With --faces, from window to window, in 32nds of a window.")
-    threshold: float = option(0.999, "With --faces, probability from which on it is one.")
-    overlap: float = option(0.3, "With --faces, intersection over union that two boxes may have.")
+    stride: int = option(6, "With --faces, from window to window, in 32nds of a window.")
+    threshold: float = option(0.997, "With --faces, probability from which on it is one.")
+    overlap: float = option(0.1, "With --faces, intersection over union that two boxes may have.")
     batch_size: int = option(256, "With --faces, windows a batch.")
 
     def __post_init__(self) -> None:
