@@ -100,7 +100,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         "--artifacts-destination", f"{folder}/artifacts",
     ]
     with open(folder / "log", "wb") as log, subprocess.Popen(
-        command, stdout=log, stderr=log, cwd=folder, start_new_session=True
+        command, stdout=log, stderr=log, cwd=folder, start_new_session=True,
+        env={**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},
     ) as running:
         try:
             for _ in range(600):
