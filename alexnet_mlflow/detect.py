@@ -127,5 +127,5 @@ def drawn(photo: Image.Image, found: Found) -> Image.Image:
     pen, breadth = ImageDraw.Draw(copy), max(2, min(photo.size) // 200)
     for box, probability in zip(found.boxes.tolist(), found.probabilities.tolist(), strict=True):
         pen.rectangle(tuple(box), outline=COLOUR, width=breadth)
-        pen.text((box[0] + breadth + 1, box[1] + breadth), f"{probability:.3f}", fill=COLOUR)
+        pen.text((box[0] + breadth + 1, box[1] + breadth), f"{probability:.4f}", fill=COLOUR)
     return copy
