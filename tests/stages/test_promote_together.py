@@ -1,6 +1,6 @@
 """Eight promoters at once: the alias ends on the best version, on sqlite and on a real server.
 
-ALEXNET_ROUNDS is how often (2 where it is not set, 20 with ALEXNET_SLOW). The processes are forked
+ALEXNET_ROUNDS is how often (2 where it is not set; 20 take ten minutes). The processes are forked
 from one that has imported everything and started nothing.
 """
 
@@ -32,7 +32,7 @@ from alexnet_mlflow.track import connect
 from tests.evaluations import evaluated, predictions
 
 PROMOTERS = 8
-ROUNDS = int(os.environ.get("ALEXNET_ROUNDS") or (20 if "ALEXNET_SLOW" in os.environ else 2))
+ROUNDS = int(os.environ.get("ALEXNET_ROUNDS", "2"))
 NAME = "alexnet-x"
 PATIENCE_SECONDS = 300  # for a loaded machine
 PRELOADED = [
