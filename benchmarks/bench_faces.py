@@ -31,7 +31,7 @@ from alexnet_mlflow.commands import PredictConfig
 from alexnet_mlflow.data import archive, ellipses
 from alexnet_mlflow.data.ellipses import Box, Photo
 from alexnet_mlflow.data.picture import MAX_BYTES, decode_whole
-from alexnet_mlflow.stages import git_commit, served
+from alexnet_mlflow.stages import git_commit, loaded
 from alexnet_mlflow.train import pick_device
 
 THRESHOLDS = (0.5, 0.9, 0.97, 0.99, 0.997, 0.999, 0.9997, 0.9999)
@@ -91,13 +91,13 @@ def main(
     settings = {name: value for name, value in given.items() if value is not None}
     config = PredictConfig(model=model, faces=True, **settings)
     place = pick_device(device)
-    loaded = served(model, place)
-    face = loaded.classes.index("face")
+    served = loaded(model, place)
+    face = served.classes.index("face")
     judged, seconds = list[Judged](), 0.0
     for photo, raw in photos_of(Path(photos), Path(lists), folds):
         picture = decode_whole(raw)
         started = time.perf_counter()
-        levels = list(detect.levels(loaded.network, picture, face, config, place))
+        levels = list(detect.levels(served.network, picture, face, config, place))
         seconds += time.perf_counter() - started
         boxes, values = (torch.cat(parts) for parts in zip(*levels, strict=True))
         kept = values >= min(THRESHOLDS)

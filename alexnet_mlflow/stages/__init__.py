@@ -60,7 +60,7 @@ class StageResult:
 
 
 @dataclass(frozen=True, eq=False)
-class Served:
+class Loaded:
     """A logged model as its users have it: (N, 3, 32, 32) float32, 0..1 -> (N, C) probabilities."""
 
     uri: str
@@ -68,7 +68,7 @@ class Served:
     classes: tuple[str, ...]
 
 
-def served(uri: str, device: torch.device) -> Served:
+def loaded(uri: str, device: torch.device) -> Loaded:
     """The logged model, on this device. BadInput where it, its store or its server is not there,
     or where it takes or answers something else.
     """
@@ -85,7 +85,7 @@ def served(uri: str, device: torch.device) -> Served:
             f"the model {uri!r} must take pictures (N, 3, 32, 32) and answer a probability for "
             "each of its classes: give one that `alexnet-mlflow final` has logged"
         )
-    return Served(uri, network, classes)
+    return Loaded(uri, network, classes)
 
 
 @contextmanager

@@ -21,7 +21,7 @@ from torch.nn import functional
 from alexnet_mlflow.commands import ExportConfig
 from alexnet_mlflow.model import PICTURE
 from alexnet_mlflow.options import BadInput
-from alexnet_mlflow.stages import Served, StageResult, served
+from alexnet_mlflow.stages import Loaded, StageResult, loaded
 
 COUNTS = (1, 3)  # pictures at a time that the file is tried with
 TOLERANCE = 1e-4  # of a probability
@@ -31,7 +31,7 @@ NAME = "classes"
 def run(config: ExportConfig) -> StageResult:
     """Write and try the file; `fail`, and no file, where it answers otherwise than the model."""
     _require_packages(config.format)
-    model = served(config.model, torch.device("cpu"))
+    model = loaded(config.model, torch.device("cpu"))
     out = Path(config.out or f"model.{config.format}")
     unchecked = out.with_name(f"{out.name}.unchecked")
     try:
@@ -62,7 +62,7 @@ def run(config: ExportConfig) -> StageResult:
     )
 
 
-def largest_difference(model: Served, path: Path, form: str) -> float:
+def largest_difference(model: Loaded, path: Path, form: str) -> float:
     """Between the file's probabilities and the model's, on seeded noise; nan where one has nan."""
     answer, noise, gaps = RUNNERS[form](path), torch.Generator().manual_seed(0), []
     for count in COUNTS:
@@ -83,7 +83,7 @@ def _coarse_noise(count: int, noise: torch.Generator) -> Tensor:
     return smooth + 0.1 * torch.rand(count, *PICTURE, generator=noise)
 
 
-def _program(model: Served) -> torch.export.ExportedProgram:
+def _program(model: Loaded) -> torch.export.ExportedProgram:
     dynamic = {0: torch.export.Dim("pictures")}
     return torch.export.export(
         model.network, (torch.zeros(2, *PICTURE),), dynamic_shapes=(dynamic,)

@@ -27,7 +27,7 @@ from alexnet_mlflow.data.decoding import Job, decode_all
 from alexnet_mlflow.options import BadInput
 from alexnet_mlflow.progress import say
 from alexnet_mlflow.score import score_probabilities
-from alexnet_mlflow.stages import Served, StageResult, served
+from alexnet_mlflow.stages import Loaded, StageResult, loaded
 from alexnet_mlflow.train import pick_device
 
 FACE = "face"  # the class that --faces looks for
@@ -45,7 +45,7 @@ def run(config: PredictConfig, paths: Sequence[str]) -> StageResult:
     files = [file for path in paths for file in _files(path)]
     targets = _targets(files, Path(config.out)) if config.faces else []
     device = pick_device(config.device)
-    model = served(config.model, device)
+    model = loaded(config.model, device)
     if config.faces:
         return _faces(config, model, device, files, targets)
     return _pictures(config, model, device, files)
@@ -68,7 +68,7 @@ def _files(path: str) -> list[File]:
 
 
 def _pictures(
-    config: PredictConfig, model: Served, device: torch.device, files: Sequence[File]
+    config: PredictConfig, model: Loaded, device: torch.device, files: Sequence[File]
 ) -> StageResult:
     jobs = (Job(row, file.path, partial(archive.content, file.path, picture.MAX_BYTES))
             for row, file in enumerate(files))
@@ -101,7 +101,7 @@ def _pictures(
 
 
 def _faces(
-    config: PredictConfig, model: Served, device: torch.device, files: Sequence[File],
+    config: PredictConfig, model: Loaded, device: torch.device, files: Sequence[File],
     targets: Sequence[Path],
 ) -> StageResult:
     if FACE not in model.classes:
@@ -149,7 +149,7 @@ def _lines(photos: Sequence[dict[str, Any]]) -> Iterator[str]:
 
 
 def _result(
-    config: PredictConfig, model: Served, skipped: int, whole: dict[str, Any],
+    config: PredictConfig, model: Loaded, skipped: int, whole: dict[str, Any],
     short: dict[str, Any], table: Sequence[Sequence[object]], lines: Sequence[str],
 ) -> StageResult:
     """The same in the form that was asked for. Names of files need not be UTF-8."""

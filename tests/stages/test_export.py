@@ -13,7 +13,7 @@ import torch
 from alexnet_mlflow.cli import main
 from alexnet_mlflow.commands import ExportConfig
 from alexnet_mlflow.model import Servable, build
-from alexnet_mlflow.stages import Served, export
+from alexnet_mlflow.stages import Loaded, export
 from alexnet_mlflow.track import connect, load_model
 
 CLASSES = ("cat", "dög", "fox")
@@ -81,8 +81,8 @@ def test_a_wrong_constant_or_order_of_channels_shows(tmp_path: Path, wrong: str)
     else:
         first = other.network.features[0].weight  # type: ignore[index, union-attr]
         first.data = first.data.flip(1)  # type: ignore[union-attr]
-    export._write_pt2(export._program(Served("x", other, CLASSES)), CLASSES, tmp_path / "a.pt2")
-    gap = export.largest_difference(Served("x", right, CLASSES), tmp_path / "a.pt2", "pt2")
+    export._write_pt2(export._program(Loaded("x", other, CLASSES)), CLASSES, tmp_path / "a.pt2")
+    gap = export.largest_difference(Loaded("x", right, CLASSES), tmp_path / "a.pt2", "pt2")
     assert gap > 2 * export.TOLERANCE
 
 
@@ -96,7 +96,7 @@ def test_a_file_that_differs_is_not_kept(
         torch.nn.init.constant_(other.features[0].weight, torch.nan)  # type: ignore[arg-type]
 
     def wrong(program: torch.export.ExportedProgram, classes: object, path: Path) -> None:
-        wrongly = export._program(Served("x", Servable(other).eval(), CLASSES))
+        wrongly = export._program(Loaded("x", Servable(other).eval(), CLASSES))
         export._write_pt2(wrongly, CLASSES, path)
 
     monkeypatch.setitem(export.WRITERS, "pt2", wrong)

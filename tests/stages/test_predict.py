@@ -16,7 +16,7 @@ import torch
 from mlflow import MlflowClient
 from mlflow.models import infer_signature
 from PIL import Image
-from torch import Tensor, nn
+from torch import nn
 
 from alexnet_mlflow.cli import main
 from alexnet_mlflow.config import DataConfig
@@ -24,17 +24,7 @@ from alexnet_mlflow.data import load
 from alexnet_mlflow.model import Servable, build
 from alexnet_mlflow.score import score_probabilities
 from alexnet_mlflow.track import connect, load_model
-
-
-class Redness(nn.Module):
-    """A picture is a face as far as it is red in the middle and blue at its border."""
-
-    def forward(self, pixels: Tensor) -> Tensor:
-        red = (pixels[:, 0] - pixels[:, 2] + 1) / 2
-        middle = red[:, 8:24, 8:24].mean(dim=(1, 2))
-        border = (red.sum(dim=(1, 2)) - middle * 256) / 768
-        face = middle * (1 - border)
-        return torch.stack([1 - face, face], dim=1)
+from tests.test_detect import Redness
 
 
 def logged(module: nn.Module, *classes: str) -> str:
