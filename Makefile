@@ -35,7 +35,7 @@ demo: $(READY)  ## The whole protocol on the bundled faces, SGD against Adam, on
 ui: $(READY)  ## Open the runs in the MLflow UI, http://127.0.0.1:5000
 	MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false $(BIN)/mlflow ui --host 127.0.0.1 --port 5000
 
-# A file at a time a core, torch with one thread: 1.8 times as fast on two cores as one after another.
+# A file of tests at a time on each core, torch with one thread.
 test: $(READY)  ## Run the tests
 	OMP_NUM_THREADS=1 $(BIN)/pytest -q -n auto --dist loadfile
 
