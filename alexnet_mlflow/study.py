@@ -22,6 +22,7 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass
+from datetime import datetime
 from typing import Any
 
 import optuna
@@ -35,6 +36,7 @@ from alexnet_mlflow.options import BadInput
 from alexnet_mlflow.space import Outcome, Point, Space
 from alexnet_mlflow.storage import alone, opening, quietly, storage_of
 
+RATES = 2  # parameters of a trial
 ROUNDING = 1e-9  # 10**log10(x) may lie this share outside a range
 OUTCOMES = {"completed": TrialState.COMPLETE, "pruned": TrialState.PRUNED,
             "diverged": TrialState.COMPLETE}
@@ -116,7 +118,8 @@ class Claim:
             self._trial.set_user_attr("curve", curve)
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # an epoch that is told twice
-                self._trial.report(curve[-1][0], len(curve))
+                if curve:
+                    self._trial.report(curve[-1][0], len(curve))
         except UpdateFinishedTrialError:
             self._done.set()
             return False
@@ -270,13 +273,16 @@ class Study:
         """
         with self._alone():
             self._abandon_dead()
-            live = self._live()
-            for slot in slots:
-                [held, *_] = live.get(slot.name, [None])
+            live = {name: trials[0] for name, trials in self._live().items()}
+            # Its worker died between enqueueing and asking; Optuna hands it out first.
+            left = [slot for slot in slots
+                    if slot.name in live and live[slot.name].state is TrialState.WAITING]
+            for slot in [*left, *(slot for slot in slots if slot not in left)]:
+                held = live.get(slot.name)
                 waits = held is not None and _until(held) < slot.until and held.state.is_finished()
                 if held is None or waits:
                     self._enqueue(slot)
-                elif held.state is not TrialState.WAITING:
+                elif slot not in left:
                     continue
                 if claim := self._taken(slot, sampler):
                     return claim
@@ -293,7 +299,8 @@ class Study:
         if before:
             attributes["again"] = True
             attributes["run_id"] = before[-1].user_attrs.get("run_id")
-            params = params or before[-1].params
+            whole = (trial.params for trial in reversed(before) if len(trial.params) == RATES)
+            params = params or next(whole, {})  # an attempt killed at once has none of its own
         self.optuna.enqueue_trial(params or {}, user_attrs=attributes)
 
     def _taken(self, slot: Slot, sampler: str) -> Claim | None:
@@ -307,13 +314,14 @@ class Study:
             return None
         trial.set_user_attr("worker", self.worker)
         self.storage.record_heartbeat(trial._trial_id)
+        trial.set_user_attr("beats", True)
         return Claim(self, trial, slot, trial.user_attrs.get("run_id"))
 
     def _abandon_dead(self) -> None:
         """Mark trials FAIL whose worker is gone: its lock is free, or its heart stands still."""
         for trial in self.optuna.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
             worker = trial.user_attrs.get("worker")
-            if worker and worker != self.worker and gone(worker):
+            if worker and worker != self.worker and (gone(worker) or _never_beat(trial)):
                 self.optuna.tell(trial.number, state=TrialState.FAIL, skip_if_finished=True)
         with quietly():
             fail_stale_trials(self.optuna)
@@ -355,6 +363,12 @@ def _sampler(name: str, seed: int) -> optuna.samplers.BaseSampler:
     return optuna.samplers.RandomSampler(seed=seed % 2**32)
 
 
+def _never_beat(trial: FrozenTrial) -> bool:
+    """Did its worker die between taking it and its first heartbeat? Optuna overlooks such."""
+    age = datetime.now() - (trial.datetime_start or datetime.now())
+    return "beats" not in trial.user_attrs and age.total_seconds() > storage.GRACE_SECONDS
+
+
 def _until(trial: FrozenTrial) -> int:
     return int(trial.user_attrs.get("until", 0))
 
@@ -381,6 +395,6 @@ def _difference(known: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
     return ""
 
 
-def pause(seconds: float = 0.5) -> None:
+def pause() -> None:
     """Wait for others: what they do shows in the storage alone."""
-    time.sleep(seconds)
+    time.sleep(0.5)

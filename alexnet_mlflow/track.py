@@ -18,7 +18,7 @@ import math
 import os
 import re
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -362,10 +362,16 @@ def _no_model(uri: str, error: Exception) -> BadInput:
     )
 
 
-def logged(tracker: Tracker, results: Iterable[EpochResult]) -> Iterator[EpochResult]:
-    """The same results, each logged as it passes: one call an epoch, finite numbers only."""
+def logged(
+    tracker: Tracker, results: Iterable[EpochResult], known: Container[int] = ()
+) -> Iterator[EpochResult]:
+    """The same results, each logged as it passes: one call an epoch, finite numbers only.
+
+    known: epochs that the run has already.
+    """
     for result in results:
-        tracker.metrics(result.figures, result.epoch)
+        if result.epoch not in known:
+            tracker.metrics(result.figures, result.epoch)
         yield result
 
 

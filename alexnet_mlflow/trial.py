@@ -54,14 +54,14 @@ class Training:
     def passed(self, result: EpochResult) -> bool:
         """Log, report and save an epoch; True where the trial stops."""
         self.history.append(result.bare())
+        self.lost = not self.claim.report(self.curve)  # before the run, which is another's if so
+        if self.lost:
+            return True
         if result.epoch not in self.logged:
             self.here.metrics(result.figures, result.epoch)
         self.shown.epoch(self.claim.slot.name, result, self.epochs)
         if result.diverged:
             self.outcome = "diverged"
-            return True
-        self.lost = not self.claim.report(self.curve)
-        if self.lost:
             return True
         self.outcome = self._outcome()
         if self.outcome != "running":

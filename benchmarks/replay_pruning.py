@@ -11,8 +11,8 @@ For a mean, searches are drawn from it: each has SHARE of the recorded coarse an
 is held against its own exhaustive self. The fine trials are the recorded ones; what pruning does to
 narrowing is seen in the last figure alone.
 
-spent: epochs / epochs of the exhaustive search, each diverged trial's included (they end in their
-first epoch, whatever the rule). regret: exhaustive best - best found, cut trials' epochs included,
+spent: epochs / epochs of the exhaustive search, those of diverged trials included (most end in
+their first epoch, whatever the rule). regret: exhaustive best - best found, cut trials' epochs included,
 in points of validation accuracy. inside: the share of the drawn searches in which the fine range
 narrowed from the coarse trials, cut ones among them, holds the learning rate of the exhaustive best
 of all recorded trials.
@@ -63,7 +63,7 @@ class Trial:
 
     def after(self, epochs: int) -> Outcome:
         """What narrowing would see of it after so many epochs."""
-        if self.outcome == "diverged":
+        if self.outcome == "diverged" and epochs > len(self.curve):
             return Outcome(self.point, None)
         best = max(accuracy for accuracy, _ in self.curve[:epochs])
         return Outcome(self.point, best, cut=epochs < self.epochs)
@@ -125,9 +125,10 @@ class Replay:
 def epochs_of(trials: Sequence[Trial], rule: Rule, epochs: int) -> list[int]:
     """The epochs that each trial of a phase gets: round after round, until none goes on."""
     names = [str(place) for place in range(len(trials))]
-    lost = {name for name, trial in zip(names, trials, strict=True) if trial.outcome == "diverged"}
     had = dict.fromkeys(names, 0)
     while True:
+        lost = {name for name, trial in zip(names, trials, strict=True)
+                if trial.outcome == "diverged" and had[name] > len(trial.curve)}
         seen: dict[str, Curve] = {
             name: trial.curve[: had[name]] for name, trial in zip(names, trials, strict=True)
         }
@@ -135,8 +136,7 @@ def epochs_of(trials: Sequence[Trial], rule: Rule, epochs: int) -> list[int]:
         if goals == had:
             break
         had = goals
-    return [trial.epochs if trial.outcome == "diverged" else had[name]
-            for name, trial in zip(names, trials, strict=True)]
+    return [min(trial.epochs, had[name]) for name, trial in zip(names, trials, strict=True)]
 
 
 def replay(search: Search, rule: Rule) -> Replay:
@@ -213,6 +213,8 @@ def export(store: str, run: str, chance: float, out: Path) -> None:
     for child in children:
         if child.data.tags.get("outcome") not in ("completed", "diverged"):
             continue  # cut off by a signal
+        if child.data.tags["phase"] not in PHASES:
+            continue  # the winner once more
         accuracies, losses = (
             {point.step: point.value for point in client.get_metric_history(child.info.run_id, key)}
             for key in ("val_accuracy", "val_loss")

@@ -11,12 +11,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from optuna.trial import TrialState
 
 from alexnet_mlflow import alive
 from alexnet_mlflow import storage as module
 from alexnet_mlflow.options import BadInput
 from alexnet_mlflow.space import Outcome, Point, Range, Space, draws
-from alexnet_mlflow.storage import url_of
+from alexnet_mlflow.storage import quietly, url_of
 from alexnet_mlflow.study import Claim, Slot, Study, importances, name_of
 from tests import postgres
 
@@ -103,6 +104,51 @@ def test_a_trial_that_waits_goes_on_once(url: str) -> None:
         filled = one.filled()
         assert [one.outcome for one in filled.values()] == ["pruned", "completed"]
         assert [len(one.curve) for one in filled.values()] == [1, 3]
+
+
+def test_a_trial_that_was_enqueued_and_never_asked_for_is_taken_first() -> None:
+    """Its worker was killed between the two: no other slot's trial is given up for it."""
+    with opened() as study:
+        study._enqueue(slots()[3])
+        claim = study.claim(slots())
+        assert claim and claim.slot.number == 4
+        following = study.claim(slots())
+        assert following and following.slot.number == 1
+        states = [trial.state.name for trial in study.optuna.trials]
+        assert states == ["RUNNING", "RUNNING"]
+
+
+def test_tpe_s_point_survives_an_attempt_that_was_killed_at_once() -> None:
+    with opened() as study:
+        fine = Slot("fine", 1, SPACE, None, 7, until=1)
+        claim = study.claim([fine], "tpe")
+        assert claim and claim.finish("pruned", 0.5, result(claim))
+        further = dataclasses.replace(fine, until=3)
+        study._enqueue(further)
+        with quietly():
+            bare = study.optuna.ask()  # killed before it named its rates
+        study.optuna.tell(bare, state=TrialState.FAIL)
+        study.optuna.enqueue_trial({}, user_attrs={"slot": fine.name, "until": 3})
+        with quietly():
+            empty = study.optuna.ask()
+        study.optuna.tell(empty, state=TrialState.FAIL)
+        again = study.claim([further], "tpe")
+        assert again and again.point == claim.point
+
+
+def test_a_worker_elsewhere_that_died_before_its_first_heartbeat_is_given_up(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(module, "GRACE_SECONDS", 1)
+    with opened() as study:
+        study._enqueue(slots(1)[0])
+        with quietly():
+            lost = study.optuna.ask()
+        lost.set_user_attr("worker", {"host": "elsewhere", "lock": "/x/y.lock"})
+        assert study.claim(slots(1)) is None
+        time.sleep(1.5)
+        claim = study.claim(slots(1))
+        assert claim and claim.again
 
 
 WORKER = """
@@ -210,7 +256,7 @@ def test_who_leads() -> None:
 def test_a_leader_elsewhere_is_gone_when_its_heart_stands_still(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(module, "GRACE_SECONDS", 2)
+    monkeypatch.setattr(module, "GRACE_SECONDS", 6)
     monkeypatch.setattr(module, "HEARTBEAT_SECONDS", 0.2)
     with opened() as one:
         one.worker = {"host": "elsewhere", "lock": "/x/y.lock", "folder": "0:0"}
@@ -221,7 +267,7 @@ def test_a_leader_elsewhere_is_gone_when_its_heart_stands_still(
                 assert not other.leaderless() and not other.lead()
             one._left.set()
             other.leaderless()  # it sees the last beat
-            time.sleep(3)
+            time.sleep(7)
             assert other.leaderless() and other.lead()
 
 

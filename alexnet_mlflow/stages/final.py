@@ -76,7 +76,7 @@ def _one(
     config: FinalConfig, tracker: Tracker, run_id: str | None = None,
     tags: Mapping[str, object] | None = None,
 ) -> StageResult:
-    """One training. run_id: a run that was interrupted before its first checkpoint."""
+    """One training. run_id: a run that was interrupted and whose checkpoint is not at hand."""
     device = pick_device(config.device)
     data = load(config)
     resumed, found = _to_resume(config, tracker, data)
@@ -86,12 +86,14 @@ def _one(
         net = build(len(data.classes), config.seed)
         here.text(layer_lines(net), "layers.txt")
         progress = _progress_of(resumed)
-        _log_missing(here, progress)
+        known = here.steps("train_loss") if found or run_id else set()
+        for _ in logged(here, progress.history, known):
+            pass  # checkpointed and not logged when the run was interrupted
         training = resumed["training"] if resumed else None
         results = fit(net, data, train_config(config), device, training)
         path = checkpoint.path_of(here.run_id) if here.run_id else None
         kept = _kept(results, progress, config, data, path)
-        for _ in logged(here, shown(kept, config.epochs, f"final {config.optimizer}")):
+        for _ in logged(here, shown(kept, config.epochs, f"final {config.optimizer}"), known):
             pass
         result = _closed(config, here, data, net, progress)
         if path:
@@ -254,14 +256,6 @@ def _progress_of(state: State | None) -> Progress:
     ]
     best = next(item for item in history if item.epoch == state["best_epoch"])
     return Progress(history, best, state["best_weights"])
-
-
-def _log_missing(here: Tracker, progress: Progress) -> None:
-    """Log the epochs that were checkpointed and not logged when the run was interrupted."""
-    if progress.history:
-        known = here.steps("train_loss")
-        for _ in logged(here, (item for item in progress.history if item.epoch not in known)):
-            pass
 
 
 def _to_resume(

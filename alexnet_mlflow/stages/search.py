@@ -137,8 +137,8 @@ def _lead(task: Task) -> StageResult:
     tags = {"study": study.name, "study_token": token}
     with opened(config, task.parent, task.data, before, tags) as here:
         study.note("parent_run", here.run_id)
-        here.metrics(beside(task.data, task.data.val)[0])
         if study.attribute("checked") is None:
+            here.metrics(beside(task.data, task.data.val)[0])
             found = gate.passed(config, task.data, task.device, here)
             if checks.overall(found) == "fail" and not config.force:
                 close(here, "fail", "failed")
