@@ -12,10 +12,10 @@ is held against its own exhaustive self. The fine trials are the recorded ones; 
 narrowing is seen in the last figure alone.
 
 spent: epochs / epochs of the exhaustive search, those of diverged trials included (most end in
-their first epoch, whatever the rule). regret: exhaustive best - best found, cut trials' epochs included,
-in points of validation accuracy. inside: the share of the drawn searches in which the fine range
-narrowed from the coarse trials, cut ones among them, holds the learning rate of the exhaustive best
-of all recorded trials.
+their first epoch, whatever the rule). regret: exhaustive best - best found, cut trials' epochs
+included, in points of validation accuracy. inside: the share of the drawn searches in which the
+fine range narrowed from the coarse trials, cut ones among them, holds the learning rate of the
+exhaustive best of all recorded trials.
 """
 
 from __future__ import annotations
