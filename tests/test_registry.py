@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import mlflow
@@ -180,6 +180,24 @@ def breaking(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
     yield left
 
 
+def broken_off(
+    breaking: list[int], writes: int, change: Callable[[turn.Held], None]
+) -> tuple[bool, Version]:
+    """Killed after so many writes: was the change whole all the same, and who is champion now?"""
+    breaking[0] = writes
+    whole = False
+    with registry.alone(NAME) as held:
+        try:
+            change(held)
+            whole = True
+        except Killed:
+            pass
+    breaking[0] = 10_000
+    now = registry.champion(NAME)
+    assert now is not None, "there is no champion"
+    return whole, now
+
+
 @pytest.mark.parametrize("writes", range(5))
 def test_a_crowning_broken_off_leaves_a_champion(
     writes: int, three: list[Version], breaking: list[int]
@@ -187,17 +205,8 @@ def test_a_crowning_broken_off_leaves_a_champion(
     """After every single write the champion exists, is the old or the new, and can be left."""
     new = version()
     registry.challenge(new)
-    breaking[0] = writes
-    whole = False
-    with registry.alone(NAME) as held:
-        try:
-            registry.crown(new, three[2], held)
-            whole = True
-        except Killed:
-            pass
-    breaking[0] = 10_000
-    now = registry.champion(NAME)
-    assert now is not None and now.number == ("4" if writes >= 3 else "3")
+    whole, now = broken_off(breaking, writes, lambda held: registry.crown(new, three[2], held))
+    assert now.number == ("4" if writes >= 3 else "3")
     assert whole == (writes >= 4), "the crowning has another number of writes than it had"
     assert registry.before(now).number == str(int(now.number) - 1)
     assert aliases()["previous"] in ("2", "3")
@@ -211,17 +220,11 @@ def test_a_crowning_broken_off_leaves_a_champion(
 def test_a_rollback_broken_off_leaves_a_champion(
     writes: int, three: list[Version], breaking: list[int]
 ) -> None:
-    breaking[0] = writes
-    whole = False
-    with registry.alone(NAME) as held:
-        try:
-            registry.roll_back(three[2], registry.before(three[2]), held)
-            whole = True
-        except Killed:
-            pass
-    breaking[0] = 10_000
-    now = registry.champion(NAME)
-    assert now is not None and now.number == ("2" if writes >= 1 else "3")
+    to = registry.before(three[2])
+    whole, now = broken_off(
+        breaking, writes, lambda held: registry.roll_back(three[2], to, held)
+    )
+    assert now.number == ("2" if writes >= 1 else "3")
     assert whole == (writes >= 3)
     assert registry.before(now).number == str(int(now.number) - 1)
 
