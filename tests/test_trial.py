@@ -99,12 +99,17 @@ def test_a_diverged_trial_has_no_accuracy(store: Path) -> None:
         assert "best_val_accuracy" not in run.data.metrics
 
 
-def test_a_trial_that_was_taken_over_stops(store: Path) -> None:
+@pytest.mark.parametrize("diverged", [None, 7])
+def test_a_trial_that_was_taken_over_stops_and_logs_nothing(
+    diverged: int | None, store: Path
+) -> None:
     with Study(url_of(""), "it", {}) as study:
         claim = study.claim([SLOT])
         assert claim
         with connect().child("trial", {}) as here:
             one = training(claim, here)
             claim.abandon()  # as another worker would, after a minute's silence
-            assert one.passed(epoch(1)) and one.lost
+            assert one.passed(epoch(1, diverged=diverged)) and one.lost
             assert here.run_id and not checkpoint.path_of(here.run_id).exists()
+        run = MlflowClient().get_run(str(here.run_id))
+        assert run.data.metrics == {}, "the run is another worker's by now"

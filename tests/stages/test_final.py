@@ -173,6 +173,23 @@ def interrupted(pictures: Path, after: int = 2, **changes: object) -> None:
         final.run(settings(pictures, **changes), connect())
 
 
+def test_seeds_resumed_without_their_checkpoint_log_each_epoch_once(
+    store: Path, pictures: Path
+) -> None:
+    """Another machine goes on: the seed trains anew, in its run."""
+    asked = {"seeds": 2, "epochs": 3}
+    with pytest.raises(KeyboardInterrupt):
+        interrupted(pictures, 6, **asked)
+    [name] = checkpoint.newest()
+    checkpoint.remove(checkpoint.path_of(name))
+    client = MlflowClient()
+    assert len(client.get_metric_history(name, "val_loss")) == 2
+    final.run(settings(pictures, **asked, resume="last"), connect())
+    told = client.get_metric_history(name, "val_loss")
+    assert [point.step for point in told] == [1, 2, 3]
+    assert client.get_run(name).info.status == "FINISHED"
+
+
 def test_a_trial_s_checkpoint_is_no_final_to_resume(store: Path, pictures: Path) -> None:
     checkpoint.save(checkpoint.path_of("abc"), {"training": {}, "history": []})
     with pytest.raises(BadInput, match="no interrupted final run"):
