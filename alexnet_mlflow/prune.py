@@ -1,11 +1,12 @@
 """How far each trial of a phase trains: successive halving, a pure function of the curves.
 
 `halving` (Jamieson and Talwalkar 2016, arXiv 1502.07943): all trials of a phase train one epoch and
-wait; of those that have not diverged the best 1/ETA go on to epoch ETA, the best 1/ETA of these to
-ETA ** 2, and so on; the rest are cut. `epoch` looks once, after the first. No trial goes on before
-all of its phase are there, so that the first ones are judged like the last, whatever number of
-workers trains them, and a killed search decides the same again: nothing but the arguments is read,
-no clock and no random number.
+wait; of those that have not diverged the best 1/ETA go on to epoch GROWTH, the best 1/ETA of these
+to GROWTH ** 2, and so on; the rest are cut. The paper has one number for both; docs/experiments.md
+has what came of other pairs. `epoch` looks once, after the first. No trial goes on before all of its
+phase are there, so that the first ones are judged like the last, whatever number of workers trains
+them, and a killed search decides the same again: nothing but the arguments is read, no clock and no
+random number.
 
 At a rung the validation loss decides, not the accuracy: SGD begins on a plateau where every trial
 has the accuracy of chance, and the loss falls there first. A trial's lowest loss so far counts.
@@ -18,6 +19,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 ETA = 3
+GROWTH = 2
 
 Curve = Sequence[tuple[float, float]]  # (validation accuracy, validation loss) of epochs 1, 2, ...
 Standing = Callable[[Curve], tuple[float, ...]]  # of a curve so far; the larger is the better
@@ -31,14 +33,14 @@ class Rounds:
     hopeful: list[str]  # those that go on, or may when the others are there; the best first
 
 
-def rungs(rule: str, epochs: int, eta: int = ETA) -> tuple[int, ...]:
+def rungs(rule: str, epochs: int) -> tuple[int, ...]:
     """The epochs after which trials wait for one another; the last epoch is none of them."""
     if rule == "off":
         return ()
     found, rung = list[int](), 1
     while rung < epochs and not (found and rule == "epoch"):
         found.append(rung)
-        rung *= eta
+        rung *= GROWTH
     return tuple(found)
 
 

@@ -104,7 +104,7 @@ def read(path: Path) -> Search:
               tuple((accuracy, loss) for accuracy, loss in row["curve"]))
         for row in record["trials"]
     )
-    name = f"{record['dataset']} {record['optimizer']}"
+    name = path.stem.partition("curves-")[2]
     space = Space(Range(*record["lr"]), Range(*record["weight_decay"]))
     return Search(name, record["status"], record["epochs"], record["chance"], space, trials)
 
@@ -174,7 +174,7 @@ def rules() -> Iterator[tuple[str, Rule]]:
         yield name, Rule(rungs(name, 10))
     for standing in (lowest_loss, highest_accuracy):
         by = standing.__name__.replace("_", " ")
-        for waits in (rungs("halving", 10), (1, 2, 4, 8), (2, 6)):
+        for waits in (rungs("halving", 10), (1, 3, 9), (1, 4), (2, 6)):
             for eta in (2, 3, 4, 5):
                 at = ", ".join(map(str, waits))
                 yield f"best 1/{eta} at {at}, {by}", Rule(waits, eta, standing)

