@@ -5,12 +5,14 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 UV := $(BIN)/uv pip install --quiet --python $(BIN)/python
+STAGE ?= babysit
+DATASET ?= faces
 DEMO := --dataset=faces --optimizer=both --trials=10 --fine-trials=3 --repeats=1 --epochs=10
 
 export MLFLOW_DISABLE_TELEMETRY ?= true
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint ui lock docker-gpu clean
+.PHONY: help setup demo test lint ui lock docker-gpu docker docker-run docker-engine clean
 
 help:  ## Show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /|/' | awk -F'|' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -49,8 +51,22 @@ lock: $(READY)  ## Write the locks anew from the ranges in pyproject.toml
 	$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes \
 		--custom-compile-command "make lock" --group dev -c requirements.txt -o requirements-dev.txt
 
-docker-gpu:  ## Build the CUDA image alexnet-mlflow:gpu
-	docker build --tag alexnet-mlflow:gpu --build-arg COMMIT=$$(git rev-parse HEAD) .
+# DOCKER_BUILD: more options of docker build, e.g. --network=host.
+docker-gpu: docker-engine  ## Build the CUDA image alexnet-mlflow:gpu
+	docker build --tag alexnet-mlflow:gpu --build-arg COMMIT=$$(git rev-parse HEAD) $(DOCKER_BUILD) .
+
+docker: docker-engine  ## Build the image alexnet-mlflow:cpu, with the CPU wheels of PyTorch's own index
+	docker build --tag alexnet-mlflow:cpu --build-arg TORCH=cpu \
+		--build-arg COMMIT=$$(git rev-parse HEAD) $(DOCKER_BUILD) .
+
+docker-run: $(READY)  ## Run a stage in the image: make docker-run STAGE=search DATASET=cifar10 [GPU=1]
+	$(BIN)/alexnet-mlflow docker-run $(if $(GPU),--gpu) $(DOCKER_RUN) $(STAGE) --dataset=$(DATASET) $(ARGS)
+
+docker-engine:  ## Say whether a Docker engine answers, and what to do if not
+	@command -v docker > /dev/null || \
+		{ echo "There is no docker command: install Docker (docs.docker.com/engine)" >&2; exit 2; }
+	@docker info > /dev/null 2>&1 || { docker info 2>&1 | tail -1 >&2; \
+		echo "The Docker engine does not answer: start it, or join the group docker" >&2; exit 2; }
 
 clean:  ## Remove the environment; runs, models and caches stay
 	rm -rf $(VENV)

@@ -18,7 +18,7 @@ from typing import Any, NoReturn
 import click
 
 from alexnet_mlflow import __version__
-from alexnet_mlflow.commands import COMMANDS, DATA_COMMANDS
+from alexnet_mlflow.commands import COMMANDS, DATA_COMMANDS, DockerRunConfig
 from alexnet_mlflow.config import STAGES
 from alexnet_mlflow.options import AUTO, BadInput, option_name, option_text
 
@@ -120,6 +120,24 @@ def _tool(name: str, config: type[Any]) -> click.Command:
     return click.Command(name, params=params, callback=call, help=config.__doc__)
 
 
+def _in_container(name: str, config: type[Any]) -> click.Command:
+    """A command that passes the words after its own options on to the same program in the image."""
+
+    def call(words: tuple[str, ...], **values: Any) -> int:
+        from alexnet_mlflow.stages import docker_run
+
+        return docker_run.run(config(**values), words)
+
+    command = click.Command(
+        name, params=[*options_of(config, switches=True)], callback=call, help=config.__doc__,
+        context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False},
+    )
+    command.params.append(click.Argument(
+        ["words"], nargs=-1, required=True, metavar="COMMAND...", type=click.UNPROCESSED
+    ))
+    return command
+
+
 def _run_stage(name: str, config: Any) -> int:
     """Run a stage against MLflow, print what it found, and say how it went."""
     from alexnet_mlflow.track import connect
@@ -152,7 +170,8 @@ def data() -> None:
 for _name, _config in STAGES.items():
     commands.add_command(_command(_name, _config))
 for _name, _config in COMMANDS.items():
-    commands.add_command(_tool(_name, _config))
+    made = _in_container if _config is DockerRunConfig else _tool
+    commands.add_command(made(_name, _config))
 for _name, _config in DATA_COMMANDS.items():
     data.add_command(_data_command(_name, _config))
 

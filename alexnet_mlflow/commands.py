@@ -138,6 +138,23 @@ class ExportConfig:
         check_model(self.model)
 
 
+@dataclass(frozen=True, kw_only=True)
+class DockerRunConfig:
+    """Run any of these commands inside the package's image: docker-run [OPTIONS] COMMAND ..."""
+
+    command: ClassVar[str] = "docker-run"
+
+    image: str = option("alexnet-mlflow:gpu", "The image; make docker-gpu builds the default.")
+    gpu: bool = option(False, "Pass all GPUs of this machine into the container.")
+    network: str = option(
+        "bridge", "host = a server on this machine's localhost can be reached.",
+        ("bridge", "host", "none"),
+    )
+
+    def __post_init__(self) -> None:
+        check_choices(self)
+
+
 COMMANDS: dict[str, type[Any]] = {
-    config.command: config for config in (PredictConfig, ExportConfig)
+    config.command: config for config in (PredictConfig, ExportConfig, DockerRunConfig)
 }

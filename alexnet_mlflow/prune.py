@@ -3,10 +3,9 @@
 `halving` (Jamieson and Talwalkar 2016, arXiv 1502.07943): all trials of a phase train one epoch and
 wait; of those that have not diverged the best 1/ETA go on to epoch GROWTH, the best 1/ETA of these
 to GROWTH ** 2, and so on; the rest are cut. The paper has one number for both; docs/experiments.md
-has what came of other pairs. `epoch` looks once, after the first. No trial goes on before all of its
+has what came of other pairs. `epoch` looks once, after the first. No trial goes on before all of a
 phase are there, so that the first ones are judged like the last, whatever number of workers trains
-them, and a killed search decides the same again: nothing but the arguments is read, no clock and no
-random number.
+them, and a killed search decides the same again: nothing but the arguments is read.
 
 At a rung the validation loss decides, not the accuracy: SGD begins on a plateau where every trial
 has the accuracy of chance, and the loss falls there first. A trial's lowest loss so far counts.

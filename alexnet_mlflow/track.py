@@ -46,6 +46,12 @@ SAFE = {
 SILENT = {"MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false"}
 # A store that is away is told in seconds at the start, not after MLflow's four minutes.
 IMPATIENT = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}
+WAYS_OUT = {  # where a store does not answer; the second from inside a container
+    False: "start it, or set MLFLOW_TRACKING_URI to another",
+    True: "only mounted files and servers are in reach of this container: give a tracking server "
+          "(MLFLOW_TRACKING_URI=http://HOST:5000), on this very machine with the network host "
+          "(mlflow run: -A network=host; docker-run: --network=host)",
+}
 
 
 def connect() -> Tracker:
@@ -70,8 +76,8 @@ def connect() -> Tracker:
     except (MlflowException, SQLAlchemyError, OSError, ImportError) as error:
         reason = without_password(str(error).splitlines()[0][:200])
         raise BadInput(
-            f"the tracking store {without_password(uri)} does not answer ({reason}): start it, or "
-            "set MLFLOW_TRACKING_URI to another"
+            f"the tracking store {without_password(uri)} does not answer ({reason}): "
+            f"{WAYS_OUT['ALEXNET_CONTAINER' in os.environ]}"
         ) from error
 
 

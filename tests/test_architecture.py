@@ -30,6 +30,7 @@ ORDER = (
 ONLY_IN = {
     "mlflow": {"track", "registry", "served"},
     "click": {"cli"},
+    "docker": {"stages.docker_run"},
     "optuna": {"storage", "study"},
     "ray": {"engines"},
     "matplotlib": {"plots"},

@@ -37,7 +37,7 @@ def test_commands_and_options_exist(document: Path) -> None:
     text = document.read_text()
     for target in re.findall(r"`make ([a-z-]+)", text):
         assert re.search(rf"^{target}:", MAKEFILE, re.MULTILINE), f"{document.name}: make {target}"
-    for stage in re.findall(r"alexnet-mlflow ([a-z]+)", text):
+    for stage in re.findall(r"alexnet-mlflow ([a-z][a-z-]*)", text):
         assert stage in {*STAGES, *COMMANDS, "data"}, f"{document.name}: alexnet-mlflow {stage}"
     for command in re.findall(r"alexnet-mlflow data ([a-z]+)", text):
         assert command in DATA_COMMANDS, f"{document.name}: alexnet-mlflow data {command}"

@@ -26,8 +26,8 @@ def curve(*losses: float, accuracy: float = 0.1) -> Curve:
 
 @pytest.mark.parametrize(
     ("rule", "epochs", "expected"),
-    [("halving", 10, (1, 2, 4, 8)), ("halving", 8, (1, 2, 4)), ("halving", 1, ()), ("halving", 2, (1,)),
-     ("epoch", 10, (1,)), ("epoch", 1, ()), ("off", 10, ())],
+    [("halving", 10, (1, 2, 4, 8)), ("halving", 8, (1, 2, 4)), ("halving", 1, ()),
+     ("halving", 2, (1,)), ("epoch", 10, (1,)), ("epoch", 1, ()), ("off", 10, ())],
 )
 def test_rungs(rule: str, epochs: int, expected: tuple[int, ...]) -> None:
     assert rungs(rule, epochs) == expected

@@ -8,12 +8,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import socket
-import subprocess
-import sys
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from multiprocessing.pool import Pool
@@ -30,6 +25,7 @@ from alexnet_mlflow.config import PromoteConfig
 from alexnet_mlflow.stages import promote
 from alexnet_mlflow.track import connect
 from tests.evaluations import evaluated, predictions
+from tests.tracking_server import serving
 
 PROMOTERS = 8
 ROUNDS = int(os.environ.get("ALEXNET_ROUNDS", "2"))
@@ -89,32 +85,8 @@ def promoters(
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The URL of an MLflow server of the tests' own, two processes behind it."""
-    folder = tmp_path_factory.mktemp("server")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    uri = f"http://127.0.0.1:{port}"
-    command = [
-        sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port),
-        "--backend-store-uri", f"sqlite:///{folder}/mlflow.db", "--workers", "2",
-        "--artifacts-destination", f"{folder}/artifacts",
-    ]
-    with open(folder / "log", "wb") as log, subprocess.Popen(
-        command, stdout=log, stderr=log, cwd=folder, start_new_session=True,
-        env={**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},
-    ) as running:
-        try:
-            for _ in range(600):
-                assert running.poll() is None, (folder / "log").read_text()
-                try:
-                    urllib.request.urlopen(f"{uri}/health", timeout=5).close()
-                    break
-                except (urllib.error.URLError, ConnectionError, TimeoutError):
-                    time.sleep(0.2)
-            yield uri
-        finally:
-            running.terminate()
-            running.wait(30)
+    with serving(tmp_path_factory.mktemp("server"), workers=2) as uri:
+        yield uri
 
 
 @pytest.fixture(params=["sqlite", "http"])
