@@ -171,7 +171,7 @@ def test_a_copied_run_is_resumed_from_the_checkpoint_of_its_original(
     sync.run(SyncConfig(from_=before, to=target))
     mlflow.set_tracking_uri(target)
     try:
-        result = final.run(settings(pictures, resume="last", lr=1e-4, weight_decay=0.0), connect())
+        result = final.run(settings(pictures, resume="last"), connect())
         run = MlflowClient().get_run(str(result.run_id))
         assert run.data.tags["synced_from"] == name != result.run_id
         steps = [one.step for one in MlflowClient().get_metric_history(

@@ -28,7 +28,8 @@ def test_a_model_that_gets_ready_and_is_measured_again(task: Task) -> None:
     model = client.create_logged_model("0", "net", final, {"kind": "a"}, {"depth": "8"}, "cnn")
     assert copied(task) == [1, 0]
     [copy] = task.target.models("0")
-    assert str(copy.status) == "PENDING" and copy.model_type == "cnn" and copy.params["depth"] == "8"
+    assert str(copy.status) == "PENDING" and copy.model_type == "cnn"
+    assert copy.params["depth"] == "8"
     new = {run.info.run_name: run.info.run_id for run in task.target.runs("0")}
     assert copy.source_run_id == new["f"] and copy.tags["kind"] == "a"
     client.finalize_logged_model(model.model_id, "READY")
@@ -39,9 +40,8 @@ def test_a_model_that_gets_ready_and_is_measured_again(task: Task) -> None:
     assert copied(task) == [0, 0]
     [copy] = task.target.models("0")
     assert str(copy.status) == "READY"
-    assert sorted((one.step, one.value, one.run_id, one.dataset_digest) for one in copy.metrics) == [
-        (1, 0.5, new["e"], "abc"), (2, 1.0, new["e"], "abc")
-    ]
+    points = sorted((one.step, one.value, one.run_id, one.dataset_digest) for one in copy.metrics)
+    assert points == [(1, 0.5, new["e"], "abc"), (2, 1.0, new["e"], "abc")]
     history = task.target.client.get_metric_history(new["e"], "accuracy")
     assert [one.step for one in history] == [1, 2]
 

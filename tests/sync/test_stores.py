@@ -1,4 +1,4 @@
-"""What a store is said to be and is; what must not happen by looking at it (see stages/test_sync)."""
+"""What a store is said to be and is (what is refused: stages/test_sync)."""
 
 from __future__ import annotations
 

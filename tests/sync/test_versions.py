@@ -1,4 +1,4 @@
-"""Registered models: numbers, aliases and who may move them (with promotions in stages/test_sync)."""
+"""Registered models: numbers, aliases and who may move them (promotions: stages/test_sync)."""
 
 from __future__ import annotations
 
