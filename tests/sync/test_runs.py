@@ -56,6 +56,10 @@ def test_metrics_go_a_thousand_a_request_and_texts_fifty(
     [copy] = copied(task)
     assert sent == [("params", 50), ("params", 10), ("metrics", 1000), ("metrics", 500)]
     assert len(copy.data.params) == 60 and set(copy.data.metrics) == {"a", "b"}
+    client.log_metric(run_id, "a", 2.0, 1, 750)
+    sent.clear()
+    copied(Task(task.source, task.target, dry_run=False))
+    assert sent == [("metrics", 1)], "what is there was sent again"
 
 
 def test_a_run_is_finished_last_and_its_digest_after_that(
