@@ -70,7 +70,7 @@ def options_of(config: type[Any], switches: bool = False) -> list[click.Option]:
         if switches and item.type == "bool":
             extra = {"is_flag": True}
         option = click.Option(
-            [option_name(item.name)],
+            [option_name(item.name), item.name],
             type=kind,
             default=item.default if "is_flag" in extra and switches else option_text(item.default),
             show_default=True,
@@ -106,7 +106,7 @@ def _data_command(name: str, config: type[Any]) -> click.Command:
 
 
 def _tool(name: str, config: type[Any]) -> click.Command:
-    """A command that uses a logged model: no run is made. What predict looks at are arguments."""
+    """A command that makes no run. What predict looks at are arguments."""
 
     def call(paths: tuple[str, ...] = (), **values: Any) -> int:
         made = config(**values)

@@ -155,6 +155,26 @@ class DockerRunConfig:
         check_choices(self)
 
 
+@dataclass(frozen=True, kw_only=True)
+class SyncConfig:
+    """Copy a tracking store into another: runs, models and registry, once each.
+
+    User and password of a server: MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD.
+    """
+
+    command: ClassVar[str] = "sync"
+
+    from_: str = option("", "The store to copy, such as sqlite:///mlflow.db.")
+    to: str = option("", "The store to copy into, such as http://server:5000.")
+    dry_run: bool = option(False, "Say what would be copied, and change nothing.")
+
+    def __post_init__(self) -> None:
+        for name, example in (("from_", "sqlite:///mlflow.db"), ("to", "http://server:5000")):
+            if not getattr(self, name):
+                named = option_name(name)
+                raise BadInput(f"{named} must name a tracking store: give e.g. {named}={example}")
+
+
 COMMANDS: dict[str, type[Any]] = {
-    config.command: config for config in (PredictConfig, ExportConfig, DockerRunConfig)
+    config.command: config for config in (PredictConfig, ExportConfig, SyncConfig, DockerRunConfig)
 }

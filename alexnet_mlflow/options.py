@@ -24,8 +24,8 @@ def option(default: Any, text: str, choices: tuple[str, ...] = ()) -> Any:
 
 
 def option_name(field_name: str) -> str:
-    """`val_fraction` -> `--val-fraction`."""
-    return "--" + field_name.replace("_", "-")
+    """`val_fraction` -> `--val-fraction`, `from_` -> `--from`."""
+    return "--" + field_name.rstrip("_").replace("_", "-")
 
 
 def option_text(value: Any) -> str:

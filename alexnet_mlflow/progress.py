@@ -6,11 +6,14 @@ Everything goes to standard error; standard output belongs to results.
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Iterable, Iterator
 
 from tqdm import tqdm
 
 from alexnet_mlflow.train import EpochResult
+
+LINE_SECONDS = 10.0
 
 
 def say(text: str) -> None:
@@ -69,6 +72,34 @@ class Trials:
         """A trial of this process has ended."""
         if not self._terminal:
             say(f"{name}  {outcome} after epoch {last.epoch}  {_figures(last)}  ({self._told})")
+
+
+class Copying:
+    """Things that are copied as a person watches them: a bar on a terminal, elsewhere a line at
+    most every ten seconds. A context; total: how many there are, 0 where that is not known.
+    """
+
+    def __init__(self, total: int, unit: str) -> None:
+        self._terminal = sys.stderr.isatty()
+        self._total, self._unit, self._done = total, unit, 0
+        self._told_at = time.monotonic()
+        self._bar = tqdm(total=total or None, unit=unit, leave=False, disable=not self._terminal)
+
+    def __enter__(self) -> Copying:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.close()
+
+    def one(self, name: str) -> None:
+        """The next one, of this name, begins."""
+        if time.monotonic() - self._told_at >= LINE_SECONDS and not self._terminal:
+            self._told_at = time.monotonic()
+            of = f" of {self._total}" if self._total else ""
+            say(f"{self._done}{of} {self._unit}s; now {name}")
+        self._done += 1
+        self._bar.update()
+        self._bar.set_postfix_str(name)
 
 
 def _figures(result: EpochResult) -> str:

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from torch import Tensor, nn
 
+SYNCED_FROM = "synced_from"  # tag of a copy that `sync` made: the original's id
+
 
 @dataclass(frozen=True)
 class FoundRun:
@@ -116,7 +118,7 @@ class NullTracker:
         return None
 
     def found(self, run_id: str) -> FoundRun | None:
-        """A run by its id; None where there is none."""
+        """A run by its id, or the copy that `sync` made of it; None where there is none."""
         return None
 
     def newest(self, **tags: str) -> FoundRun | None:

@@ -27,7 +27,7 @@ from alexnet_mlflow import signals
 from alexnet_mlflow.data import Splits
 from alexnet_mlflow.options import BadInput
 from alexnet_mlflow.progress import say
-from alexnet_mlflow.runs import FoundRun, LoggedModel, NullTracker, Tracker
+from alexnet_mlflow.runs import SYNCED_FROM, FoundRun, LoggedModel, NullTracker, Tracker
 from alexnet_mlflow.train import EpochResult
 
 if TYPE_CHECKING:
@@ -143,6 +143,7 @@ class MlflowTracker(NullTracker):
     ) -> Iterator[Tracker]:
         import mlflow
 
+        run_id = self._here(run_id) if run_id else None
         runner = os.environ.pop("MLFLOW_RUN_ID", None) if self.run_id is None else None
         if runner and run_id:
             self.mark(runner, {**tags, "continues": run_id})
@@ -170,8 +171,13 @@ class MlflowTracker(NullTracker):
     def below(self, run_id: str) -> Tracker:
         if runner := os.environ.pop("MLFLOW_RUN_ID", None):  # it is no trial
             self.mark(runner, {"stage": "search", "joins": run_id})
-        run = self._client.get_run(run_id)
-        return MlflowTracker(self._client, run.info.experiment_id, run_id)
+        run = self._client.get_run(self._here(run_id))
+        return MlflowTracker(self._client, run.info.experiment_id, run.info.run_id)
+
+    def _here(self, run_id: str) -> str:
+        """The run's id in this store, into which it may have been copied under another."""
+        found = self.found(run_id)
+        return found.run_id if found else run_id
 
     def _unnamed(self, run_id: str) -> bool:
         """Has the runner made up the run's name, because the user gave none?"""
@@ -323,7 +329,7 @@ class MlflowTracker(NullTracker):
         try:
             run = self._client.get_run(run_id)
         except MlflowException:
-            return None
+            return self._first([], {SYNCED_FROM: run_id}, "ASC") if run_id.isalnum() else None
         return _found(run) if run.info.lifecycle_stage == "active" else None
 
 

@@ -23,12 +23,15 @@ PACKAGE = "alexnet_mlflow"
 ORDER = (
     "options", "config", "commands", "signals", "data", "augment", "model", "score", "compare",
     "contest", "detect", "checks", "train", "probes", "checkpoint", "alive", "turn", "progress",
-    "space", "prune", "plots", "runs", "served", "track", "registry", "candidates", "storage",
-    "study", "trial", "engines", "gate", "findings", "evaluation", "stages", "pipeline", "cli",
+    "space", "prune", "plots", "runs", "served", "track", "registry", "sync", "candidates",
+    "storage", "study", "trial", "engines", "gate", "findings", "evaluation", "stages", "pipeline",
+    "cli",
 )
 # Libraries that these modules alone may import ...
 ONLY_IN = {
-    "mlflow": {"track", "registry", "served"},
+    "mlflow": {
+        "track", "registry", "served", "sync.stores", "sync.files", "sync.runs", "sync.models",
+    },
     "click": {"cli"},
     "docker": {"stages.docker_run"},
     "optuna": {"storage", "study"},
@@ -40,7 +43,7 @@ ONLY_IN = {
 QUIET = {"matplotlib"}  # ... and these others too, for annotations: `if TYPE_CHECKING:`
 LOAD_TEST_IN = {"data", "stages.evaluate"}  # where it is defined, and the one who may look
 RESTRICTED_UNPICKLER = ("data.cifar10", "_Unpickler")  # its find_class refuses all but arrays
-PACKAGES = {"data", "checks"}  # their modules may know one another
+PACKAGES = {"data", "checks", "sync"}  # their modules may know one another
 MEANINGLESS = {"utils", "util", "common", "helpers", "misc", "base"}
 FILE_LINES, FUNCTION_LINES = 400, 80
 

@@ -10,12 +10,17 @@ import pytest
 from alexnet_mlflow.commands import COMMANDS, DATA_COMMANDS, GetConfig
 from alexnet_mlflow.options import BadInput
 
+MODEL = {"model": "models:/x@champion"}
+GIVEN = {  # what has no default
+    "predict": MODEL, "export": MODEL, "sync": {"from_": "sqlite:///a.db", "to": "http://b:5000"},
+}
+
 
 @pytest.mark.parametrize("name", [*DATA_COMMANDS, *COMMANDS])
 def test_every_option_has_a_help_and_defaults_are_good(name: str) -> None:
     config = {**DATA_COMMANDS, **COMMANDS}[name]
     assert config.command == name
-    given = {"model": "models:/x@champion"} if name in ("predict", "export") else {}
+    given = GIVEN.get(name, {})
     made = config(**given)
     for item in dataclasses.fields(config):
         assert item.metadata["help"].endswith(".")

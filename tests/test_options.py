@@ -29,6 +29,7 @@ class Kitchen:
 
 def test_names_and_texts() -> None:
     assert option_name("val_fraction") == "--val-fraction" and option_name("lr") == "--lr"
+    assert option_name("from_") == "--from"
     assert [option_text(value) for value in (None, True, 1e-3, "")] == ["auto", "true", "0.001", ""]
 
 

@@ -10,7 +10,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from alexnet_mlflow.progress import Trials, say, shown
+from alexnet_mlflow import progress
+from alexnet_mlflow.progress import Copying, Trials, say, shown
 from alexnet_mlflow.train import EpochResult
 
 
@@ -109,3 +110,18 @@ def test_one_bar_of_trials_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> Non
         seen = os.read(ours, 99999).decode()
     os.close(ours)
     assert "coarse 5 2/5" in seen and "6/10" in seen and "best 62.50%, 1 cut, 3 diverged" in seen
+
+
+def test_copying_tells_a_line_now_and_then(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Copying(2, "run") as bar:
+        bar.one("a")
+    assert capsys.readouterr().err == "", "nothing that is over at once is told"
+    monkeypatch.setattr(progress, "LINE_SECONDS", 0.0)
+    with Copying(2, "run") as bar, Copying(0, "model") as other:
+        bar.one("a")
+        bar.one("b")
+        other.one("c")
+    told = "0 of 2 runs; now a\n1 of 2 runs; now b\n0 models; now c\n"
+    assert capsys.readouterr() == ("", told)

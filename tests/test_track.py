@@ -242,3 +242,15 @@ def test_a_child_of_a_run_that_another_process_has_open(
     assert found is not None and found.run_id == child_id
     assert below.child_with(slot="coarse 2") is None
     assert MlflowClient().get_run(parent_id).info.status == "FINISHED", "the parent was touched"
+
+
+def test_a_copied_run_answers_to_its_old_id(store: Path) -> None:
+    client, old = MlflowClient(), "a" * 32
+    copy = client.create_run("0", tags={"synced_from": old}, run_name="copy").info.run_id
+    root = connect()
+    found = root.found(old)
+    assert found is not None and found.run_id == copy
+    with root.child("again", {"more": "x"}, run_id=old) as run:
+        assert run.run_id == copy
+    assert root.below(old).run_id == copy and client.get_run(copy).data.tags["more"] == "x"
+    assert root.found("b" * 32) is None and root.found("it's not") is None

@@ -96,8 +96,8 @@ def _one(
         for _ in logged(here, shown(kept, config.epochs, f"final {config.optimizer}"), known):
             pass
         result = _closed(config, here, data, net, progress)
-        if path:
-            checkpoint.remove(path)
+        for done in {here.run_id, found} - {None}:  # a copied run's was kept under its old id
+            checkpoint.remove(checkpoint.path_of(str(done)))
         return result
 
 

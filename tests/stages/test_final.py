@@ -10,18 +10,21 @@ import subprocess
 import sys
 from pathlib import Path
 
+import mlflow
 import pytest
 import torch
 from mlflow import MlflowClient
 
 from alexnet_mlflow import checkpoint
+from alexnet_mlflow.commands import SyncConfig
 from alexnet_mlflow.compare import mean_interval
 from alexnet_mlflow.config import EvaluateConfig, FinalConfig
 from alexnet_mlflow.options import BadInput
-from alexnet_mlflow.stages import evaluate, final
+from alexnet_mlflow.stages import evaluate, final, sync
 from alexnet_mlflow.track import connect, load_model, model_classes
 from alexnet_mlflow.train import EpochResult
 from tests.conftest import Babysat
+from tests.stores import made
 
 
 def settings(pictures: Path, **changes: object) -> FinalConfig:
@@ -156,6 +159,28 @@ def test_another_setting_is_not_a_resume(store: Path, pictures: Path) -> None:
         final.run(settings(pictures, split_seed=5, resume=name), connect())
     result = final.run(settings(pictures, lr=None, weight_decay=None, resume=name), connect())
     assert result.run_id == name and result.figures["lr"] == 1e-4
+
+
+def test_a_copied_run_is_resumed_from_the_checkpoint_of_its_original(
+    store: Path, empty_store: Path, pictures: Path
+) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        interrupted(pictures)
+    [name], before = checkpoint.newest(), mlflow.get_tracking_uri()
+    target = made(empty_store, store / "target")
+    sync.run(SyncConfig(from_=before, to=target))
+    mlflow.set_tracking_uri(target)
+    try:
+        result = final.run(settings(pictures, resume="last"), connect())
+        run = MlflowClient().get_run(str(result.run_id))
+        assert run.data.tags["synced_from"] == name != result.run_id
+        steps = [one.step for one in MlflowClient().get_metric_history(
+            str(result.run_id), "train_loss"
+        )]
+        assert run.info.status == "FINISHED" and steps == sorted(set(steps)) and steps[0] == 1
+        assert checkpoint.newest() == []
+    finally:
+        mlflow.set_tracking_uri(before)
 
 
 def interrupted(pictures: Path, after: int = 2, **changes: object) -> None:
