@@ -18,7 +18,7 @@ from typing import Any, NoReturn
 import click
 
 from alexnet_mlflow import __version__
-from alexnet_mlflow.commands import COMMANDS, DATA_COMMANDS
+from alexnet_mlflow.commands import COMMANDS, DATA_COMMANDS, ServerConfig
 from alexnet_mlflow.config import STAGES
 from alexnet_mlflow.options import AUTO, BadInput, option_name, option_text
 
@@ -120,6 +120,19 @@ def _tool(name: str, config: type[Any]) -> click.Command:
     return click.Command(name, params=params, callback=call, help=config.__doc__)
 
 
+def _server() -> click.Command:
+    """The command that serves, until a signal comes: no run is made, nothing is found."""
+
+    def call(**values: Any) -> int:
+        from alexnet_mlflow import server
+
+        return server.run(ServerConfig(**values))
+
+    return click.Command(
+        "server", params=list(options_of(ServerConfig)), callback=call, help=ServerConfig.__doc__
+    )
+
+
 def _run_stage(name: str, config: Any) -> int:
     """Run a stage against MLflow, print what it found, and say how it went."""
     from alexnet_mlflow.track import connect
@@ -152,7 +165,7 @@ def data() -> None:
 for _name, _config in STAGES.items():
     commands.add_command(_command(_name, _config))
 for _name, _config in COMMANDS.items():
-    commands.add_command(_tool(_name, _config))
+    commands.add_command(_server() if _name == "server" else _tool(_name, _config))
 for _name, _config in DATA_COMMANDS.items():
     data.add_command(_data_command(_name, _config))
 

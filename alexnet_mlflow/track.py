@@ -47,6 +47,8 @@ SILENT = {"MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false"}
 # A store that is away is told in seconds at the start, not after MLflow's four minutes.
 IMPATIENT = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}
 
+REFUSALS = ("UNAUTHENTICATED", "PERMISSION_DENIED")
+
 
 def connect() -> Tracker:
     """The store that MLFLOW_TRACKING_URI names, else sqlite:///mlflow.db in the working folder.
@@ -69,6 +71,11 @@ def connect() -> Tracker:
             return MlflowTracker(client, _experiment(client), None)
     except (MlflowException, SQLAlchemyError, OSError, ImportError) as error:
         reason = without_password(str(error).splitlines()[0][:200])
+        if getattr(error, "error_code", "") in REFUSALS:
+            raise BadInput(
+                f"the tracking store {without_password(uri)} refuses this login ({reason}): set "
+                "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
+            ) from error
         raise BadInput(
             f"the tracking store {without_password(uri)} does not answer ({reason}): start it, or "
             "set MLFLOW_TRACKING_URI to another"
