@@ -46,8 +46,8 @@ SAFE = {
 SILENT = {"MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false"}
 # A store that is away is told in seconds at the start, not after MLflow's four minutes.
 IMPATIENT = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}
-
-REFUSALS = ("UNAUTHENTICATED", "PERMISSION_DENIED")
+# Files go through the server: it would send clients to an S3 behind it, which they may not reach.
+DIRECT = ("MLFLOW_ENABLE_PROXY_MULTIPART_DOWNLOAD", "MLFLOW_ENABLE_PROXY_MULTIPART_UPLOAD")
 
 
 def connect() -> Tracker:
@@ -56,6 +56,8 @@ def connect() -> Tracker:
     Raises BadInput where the store does not answer.
     """
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    for name in DIRECT:
+        os.environ.setdefault(name, "false")
     os.environ.update(SAFE)
     logging.getLogger("alembic").setLevel(logging.WARNING)
     logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)
@@ -71,15 +73,13 @@ def connect() -> Tracker:
             return MlflowTracker(client, _experiment(client), None)
     except (MlflowException, SQLAlchemyError, OSError, ImportError) as error:
         reason = without_password(str(error).splitlines()[0][:200])
-        if getattr(error, "error_code", "") in REFUSALS:
-            raise BadInput(
-                f"the tracking store {without_password(uri)} refuses this login ({reason}): set "
-                "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
-            ) from error
-        raise BadInput(
-            f"the tracking store {without_password(uri)} does not answer ({reason}): start it, or "
-            "set MLFLOW_TRACKING_URI to another"
-        ) from error
+        refused = getattr(error, "error_code", "") in ("UNAUTHENTICATED", "PERMISSION_DENIED")
+        what, way = (
+            ("refuses this login", "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD")
+            if refused else ("does not answer", "start it, or set MLFLOW_TRACKING_URI to another")
+        )
+        store = without_password(uri)
+        raise BadInput(f"the tracking store {store} {what} ({reason}): {way}") from error
 
 
 def without_password(text: str) -> str:

@@ -349,11 +349,14 @@ def _an_artifact_goes_to_s3(
     monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", one.password)
     mlflow.set_tracking_uri(one.uri)
     try:
+        track.connect()
         client = MlflowClient()
         run_id = client.create_run("0").info.run_id
         client.log_text(run_id, "through the server", "note.txt")
         got = Path(client.download_artifacts(run_id, "note.txt", str(tmp)))
         assert got.read_text() == "through the server"
+        assert f"{run_id}/artifacts/note.txt HTTP" in one.log  # sent and fetched by the server,
+        assert "/presigned/" not in one.log  # which may be all that a client reaches
     finally:
         mlflow.set_tracking_uri(before)
     s3 = boto3.client(
