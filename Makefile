@@ -12,7 +12,7 @@ DEMO := --dataset=faces --optimizer=both --trials=10 --fine-trials=3 --repeats=1
 export MLFLOW_DISABLE_TELEMETRY ?= true
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint ui lock docker-gpu docker docker-run docker-engine clean
+.PHONY: help setup demo test lint ui server lock docker-gpu docker docker-run docker-engine clean
 
 help:  ## Show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /|/' | awk -F'|' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -37,6 +37,9 @@ demo: $(READY)  ## The whole protocol on the bundled faces, SGD against Adam, on
 ui: $(READY)  ## Open the runs in the MLflow UI, http://127.0.0.1:5000
 	MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false $(BIN)/mlflow ui --host 127.0.0.1 --port 5000
 
+server: $(READY)  ## Serve MLflow for a team, with PostgreSQL and a login, until Ctrl-C
+	$(BIN)/alexnet-mlflow server
+
 # A file of tests at a time on each core, torch with one thread.
 test: $(READY)  ## Run the tests
 	OMP_NUM_THREADS=1 $(BIN)/pytest -q -n auto --dist loadfile
@@ -50,6 +53,9 @@ lock: $(READY)  ## Write the locks anew from the ranges in pyproject.toml
 		--custom-compile-command "make lock" pyproject.toml -o requirements.txt
 	$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes \
 		--custom-compile-command "make lock" --group dev -c requirements.txt -o requirements-dev.txt
+	$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes \
+		--custom-compile-command "make lock" --group server -c requirements.txt \
+		-c requirements-dev.txt -o docker/requirements-server.txt
 
 # DOCKER_BUILD: more options of docker build, e.g. --network=host.
 docker-gpu: docker-engine  ## Build the CUDA image alexnet-mlflow:gpu

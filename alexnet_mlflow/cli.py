@@ -18,7 +18,7 @@ from typing import Any, NoReturn
 import click
 
 from alexnet_mlflow import __version__
-from alexnet_mlflow.commands import COMMANDS, DATA_COMMANDS, DockerRunConfig
+from alexnet_mlflow.commands import COMMANDS, DATA_COMMANDS, DockerRunConfig, ServerConfig
 from alexnet_mlflow.config import STAGES
 from alexnet_mlflow.options import AUTO, BadInput, option_name, option_text
 
@@ -138,6 +138,17 @@ def _in_container(name: str, config: type[Any]) -> click.Command:
     return command
 
 
+def _server(name: str, config: type[Any]) -> click.Command:
+    """The command that serves, until a signal comes: no run is made, nothing is found."""
+
+    def call(**values: Any) -> int:
+        from alexnet_mlflow import server
+
+        return server.run(config(**values))
+
+    return click.Command(name, params=[*options_of(config)], callback=call, help=config.__doc__)
+
+
 def _run_stage(name: str, config: Any) -> int:
     """Run a stage against MLflow, print what it found, and say how it went."""
     from alexnet_mlflow.track import connect
@@ -167,11 +178,11 @@ def data() -> None:
     """Get a data set, or look for what is wrong with one."""
 
 
+MAKERS = {DockerRunConfig: _in_container, ServerConfig: _server}
 for _name, _config in STAGES.items():
     commands.add_command(_command(_name, _config))
 for _name, _config in COMMANDS.items():
-    made = _in_container if _config is DockerRunConfig else _tool
-    commands.add_command(made(_name, _config))
+    commands.add_command(MAKERS.get(_config, _tool)(_name, _config))
 for _name, _config in DATA_COMMANDS.items():
     data.add_command(_data_command(_name, _config))
 

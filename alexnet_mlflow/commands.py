@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import dataclasses
+import os
+import re
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -138,6 +140,57 @@ class ExportConfig:
         check_model(self.model)
 
 
+LOGS = ("file", "stderr")
+PERMISSIONS = ("READ", "EDIT", "MANAGE")  # MLflow's; MANAGE deletes too
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServerConfig:
+    """A tracking server for a team: MLflow on PostgreSQL, with a login, until Ctrl-C."""
+
+    command: ClassVar[str] = "server"
+
+    folder: str = option("server", "Folder for database, artifacts, secrets and logs.")
+    port: int = option(5000, "Port to listen on.")
+    host: str = option("127.0.0.1", "Address to listen on; there is no TLS on any.")
+    allowed_hosts: str = option("", "Further Host headers to answer, comma-separated.")
+    database: str = option(
+        "", "postgresql://USER@HOST/NAME [env ALEXNET_DATABASE, else one of its own in --folder]."
+    )
+    artifacts: str = option("", "Folder, or s3://BUCKET/PATH, of the artifacts [else in --folder].")
+    workers: int = option(2, "Processes that answer.")
+    log: str = option("file", "Where MLflow's log goes: mlflow.log in --folder.", LOGS)
+    permission: str = option(
+        "MANAGE", "What each account may do with the runs and models of others.", PERMISSIONS
+    )
+
+    def __post_init__(self) -> None:
+        check_choices(self)
+        check_at_least(self, 1, "port", "workers")
+        if self.port > 65_535:
+            raise BadInput(f"--port must be at most 65535, got {self.port}" + instead(self, "port"))
+        if "*" in self.allowed_hosts:
+            raise BadInput(
+                f"--allowed-hosts must name each host, got {self.allowed_hosts}: with a * any page "
+                "that a browser shows could reach the server"
+            )
+        if self.address and not self.address.startswith("postgresql://"):
+            raise BadInput(
+                "--database must begin with postgresql://, got another address: give "
+                "postgresql://USER@HOST/NAME"
+            )
+        if re.search(r"://[^/@]*:[^/@]*@|password=", self.address):
+            raise BadInput(
+                "--database must not hold the password, which others could read: give it in "
+                "PGPASSWORD or in ~/.pgpass"
+            )
+
+    @property
+    def address(self) -> str:
+        """The database's: --database, else ALEXNET_DATABASE, else empty."""
+        return self.database or os.environ.get("ALEXNET_DATABASE", "")
+
+
 @dataclass(frozen=True, kw_only=True)
 class DockerRunConfig:
     """Run any of these commands inside the package's image: docker-run [OPTIONS] COMMAND ..."""
@@ -176,5 +229,6 @@ class SyncConfig:
 
 
 COMMANDS: dict[str, type[Any]] = {
-    config.command: config for config in (PredictConfig, ExportConfig, SyncConfig, DockerRunConfig)
+    config.command: config
+    for config in (PredictConfig, ExportConfig, SyncConfig, DockerRunConfig, ServerConfig)
 }

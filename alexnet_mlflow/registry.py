@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from alexnet_mlflow import signals, turn
 from alexnet_mlflow.options import BadInput
-from alexnet_mlflow.track import IMPATIENT, environment, without_password
+from alexnet_mlflow.reach import IMPATIENT, environment, without_password
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -244,9 +244,16 @@ def _aliased(name: str, alias: str) -> Version | None:
     try:
         return _version(_client().get_model_version_by_alias(name, alias))
     except MlflowException as error:
-        if error.error_code in MISSING:
+        if error.error_code in MISSING or _unmade(name, error.error_code):
             return None
         raise
+
+
+def _unmade(name: str, code: str) -> bool:
+    """Is this model not there? A server with a login answers `forbidden` then, to all but admin."""
+    return code == "PERMISSION_DENIED" and not _client().search_registered_models(
+        f"name = '{name}'", max_results=1
+    )
 
 
 def _numbered(client: MlflowClient, name: str, number: str) -> Version | None:

@@ -18,7 +18,7 @@ from optuna.storages import RDBStorage
 from sqlalchemy.exc import SQLAlchemyError
 
 from alexnet_mlflow.options import BadInput
-from alexnet_mlflow.track import without_password
+from alexnet_mlflow.reach import without_password
 
 HEARTBEAT_SECONDS = 10
 GRACE_SECONDS = 60  # a worker of another machine that is silent for so long is gone

@@ -13,7 +13,6 @@ Left out: the registry (registry.py), and a journal for a server that goes away.
 from __future__ import annotations
 
 import json
-import logging
 import math
 import os
 import re
@@ -23,7 +22,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from alexnet_mlflow import signals
+from alexnet_mlflow import reach, signals
 from alexnet_mlflow.data import Splits
 from alexnet_mlflow.options import BadInput
 from alexnet_mlflow.progress import say
@@ -37,65 +36,25 @@ if TYPE_CHECKING:
 
 DIGEST_LENGTH = 36  # MLflow's limit for a data set's digest
 
-# Model files are read without pickle, whatever the shell says; MLflow's own words for it.
-SAFE = {
-    "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
-    "MLFLOW_ALLOW_MODEL_CODE_EXECUTION": "false",
-}
-# No bar for one small file.
-SILENT = {"MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false"}
-# A store that is away is told in seconds at the start, not after MLflow's four minutes.
-IMPATIENT = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}
-WAYS_OUT = {  # where a store does not answer; the second from inside a container
-    False: "start it, or set MLFLOW_TRACKING_URI to another",
-    True: "only mounted files and servers are in reach of this container: give a tracking server "
-          "(MLFLOW_TRACKING_URI=http://HOST:5000), on this very machine with the network host "
-          "(mlflow run: -A network=host; docker-run: --network=host)",
-}
-
 
 def connect() -> Tracker:
     """The store that MLFLOW_TRACKING_URI names, else sqlite:///mlflow.db in the working folder.
 
     Raises BadInput where the store does not answer.
     """
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    os.environ.update(SAFE)
-    logging.getLogger("alembic").setLevel(logging.WARNING)
-    logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)
+    reach.prepare()
     import mlflow
     from mlflow.exceptions import MlflowException
     from sqlalchemy.exc import SQLAlchemyError
 
     uri = mlflow.get_tracking_uri()
     try:
-        with environment(IMPATIENT):
-            _probe(uri)
+        with reach.environment(reach.IMPATIENT):
+            reach.probe(uri)
             client = mlflow.MlflowClient()
             return MlflowTracker(client, _experiment(client), None)
     except (MlflowException, SQLAlchemyError, OSError, ImportError) as error:
-        reason = without_password(str(error).splitlines()[0][:200])
-        raise BadInput(
-            f"the tracking store {without_password(uri)} does not answer ({reason}): "
-            f"{WAYS_OUT['ALEXNET_CONTAINER' in os.environ]}"
-        ) from error
-
-
-def without_password(text: str) -> str:
-    """The text with the passwords of the addresses in it replaced by ***."""
-    text = re.sub(r"(://[^\s:/@]*):[^\s/]*@", r"\1:***@", text)
-    return re.sub(r"(?i)\b(password|passwd|pwd|token|secret)=[^&\s]*", r"\1=***", text)
-
-
-def _probe(uri: str) -> None:
-    """Raise at once where a database does not answer; MLflow would try for a minute and a half."""
-    import sqlalchemy
-    from mlflow.store.db.db_types import DATABASE_ENGINES
-
-    if uri.split(":")[0].split("+")[0] in DATABASE_ENGINES:
-        engine = sqlalchemy.create_engine(uri)
-        engine.connect().close()
-        engine.dispose()
+        raise reach.unanswered(uri, error) from error
 
 
 def _experiment(client: MlflowClient) -> str:
@@ -106,19 +65,6 @@ def _experiment(client: MlflowClient) -> str:
     experiment = os.environ.get("MLFLOW_EXPERIMENT_ID", "0")
     client.get_experiment(experiment)
     return experiment
-
-
-@contextmanager
-def environment(values: Mapping[str, str]) -> Iterator[None]:
-    """These variables while the block runs, where the user has not set them."""
-    before = {name: os.environ.get(name) for name in values}
-    os.environ.update({name: text for name, text in values.items() if before[name] is None})
-    try:
-        yield
-    finally:
-        for name, text in before.items():
-            if text is None:
-                os.environ.pop(name, None)
 
 
 class MlflowTracker(NullTracker):
@@ -318,7 +264,7 @@ class MlflowTracker(NullTracker):
         from mlflow.exceptions import MlflowException
 
         try:
-            with environment(SILENT):
+            with reach.environment(reach.SILENT):
                 return Path(self._client.download_artifacts(run_id, path, str(folder)))
         except (MlflowException, OSError):
             return None
@@ -335,7 +281,7 @@ class MlflowTracker(NullTracker):
 
 def load_model(uri: str) -> nn.Module:
     """A logged model, on the CPU, loaded with pickle forbidden. BadInput where it cannot be."""
-    os.environ.update(SAFE)
+    os.environ.update(reach.SAFE)
     import mlflow.pytorch
 
     try:
@@ -368,8 +314,8 @@ def model_classes(uri: str) -> tuple[str, ...]:
 def _no_model(uri: str, error: Exception) -> BadInput:
     reason = (str(error) or type(error).__name__).splitlines()[0][:200]
     return BadInput(
-        f"the model {uri!r} cannot be loaded ({without_password(reason).rstrip('.')}): give the "
-        "URI of one that was logged, such as models:/alexnet-faces@champion, and in "
+        f"the model {uri!r} cannot be loaded ({reach.without_password(reason).rstrip('.')}): give "
+        "the URI of one that was logged, such as models:/alexnet-faces@champion, and in "
         "MLFLOW_TRACKING_URI the store that has it"
     )
 

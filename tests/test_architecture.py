@@ -21,11 +21,11 @@ PACKAGE = "alexnet_mlflow"
 
 # A module imports only from what stands before it.
 ORDER = (
-    "options", "config", "commands", "signals", "data", "augment", "model", "score", "compare",
-    "contest", "detect", "checks", "train", "probes", "checkpoint", "alive", "turn", "progress",
-    "space", "prune", "plots", "runs", "served", "track", "registry", "sync", "candidates",
-    "storage", "study", "trial", "engines", "gate", "findings", "evaluation", "stages", "pipeline",
-    "cli",
+    "options", "config", "commands", "signals", "postgres", "server", "data", "augment", "model",
+    "score", "compare", "contest", "detect", "checks", "train", "probes", "checkpoint", "alive",
+    "turn", "progress", "space", "prune", "plots", "runs", "reach", "served", "track", "registry",
+    "sync", "candidates", "storage", "study", "trial", "engines", "gate", "findings", "evaluation",
+    "stages", "pipeline", "cli",
 )
 # Libraries that these modules alone may import ...
 ONLY_IN = {
@@ -38,7 +38,9 @@ ONLY_IN = {
     "ray": {"engines"},
     "matplotlib": {"plots"},
     "pickle": {"data.cifar10"},
-    **dict.fromkeys(("requests", "urllib", "urllib3", "httpx", "http", "ftplib"), {"data.fetch"}),
+    "boto3": {"server"},
+    **dict.fromkeys(("requests", "urllib", "urllib3", "httpx", "ftplib"), {"data.fetch"}),
+    "http": {"data.fetch", "server"},  # the server asks itself whether it answers
 }
 QUIET = {"matplotlib"}  # ... and these others too, for annotations: `if TYPE_CHECKING:`
 LOAD_TEST_IN = {"data", "stages.evaluate"}  # where it is defined, and the one who may look

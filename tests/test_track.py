@@ -18,7 +18,8 @@ from alexnet_mlflow.config import DataConfig
 from alexnet_mlflow.data import load
 from alexnet_mlflow.model import Servable, build
 from alexnet_mlflow.options import BadInput
-from alexnet_mlflow.track import connect, load_model, logged, model_classes, without_password
+from alexnet_mlflow.reach import without_password
+from alexnet_mlflow.track import connect, load_model, logged, model_classes
 from alexnet_mlflow.train import EpochResult
 
 

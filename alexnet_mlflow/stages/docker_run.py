@@ -21,7 +21,7 @@ from sqlalchemy.exc import ArgumentError
 
 from alexnet_mlflow.commands import DockerRunConfig
 from alexnet_mlflow.options import BadInput
-from alexnet_mlflow.track import without_password
+from alexnet_mlflow.reach import without_password
 
 if TYPE_CHECKING:
     from docker import DockerClient

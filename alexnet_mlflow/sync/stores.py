@@ -21,8 +21,8 @@ from typing import TYPE_CHECKING, Any
 import filelock
 
 from alexnet_mlflow.options import BadInput
+from alexnet_mlflow.reach import IMPATIENT, SAFE, SILENT, environment, without_password
 from alexnet_mlflow.sync.files import Place
-from alexnet_mlflow.track import IMPATIENT, SAFE, SILENT, environment, without_password
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
