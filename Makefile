@@ -47,6 +47,7 @@ test: $(READY)  ## Run the tests
 lint: $(READY)  ## Check style and types
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/hadolint Dockerfile docker/server.Dockerfile
 
 lock: $(READY)  ## Write the locks anew from the ranges in pyproject.toml
 	$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes \
