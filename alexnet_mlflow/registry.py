@@ -147,6 +147,12 @@ def describe(version: Version, text: str) -> None:
         _client().update_model_version(version.name, version.number, text)
 
 
+def note(version: Version, text: str) -> None:
+    """Add a paragraph to the version's description."""
+    known = _client().get_model_version(version.name, version.number).description or ""
+    describe(version, f"{known}\n\n{text}".strip())
+
+
 def before(version: Version) -> Version:
     """The champion that this one succeeded, else who carries `previous`. BadInput without one."""
     client = _client()

@@ -79,6 +79,16 @@ def pictures(count: int) -> tuple[np.ndarray, np.ndarray]:
     return images, noise.integers(0, CLASSES, count)
 
 
+def noise(count: int) -> Splits:
+    """Such pictures to train on, and one of each class to validate on."""
+    images, labels = pictures(count)
+    ids = np.arange(count).astype(str)
+    train = Split("train", images, labels, ids, ids)
+    few = slice(CLASSES)
+    val = Split("val", images[few], labels[few], ids[few], ids[few])
+    return Splits("noise", "noise", tuple("0123456789"), train, val, "", "", {}, 0)
+
+
 def finished(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
@@ -102,15 +112,10 @@ def sgemm_gflops(device: torch.device) -> float:
 
 def ours(optimizer: str, batch: int, device: torch.device) -> float:
     """images/s of one epoch of `fit`, after one that warms up."""
-    images, labels = pictures(batch * STEPS)
-    ids = np.arange(len(labels)).astype(str)
-    train = Split("train", images, labels, ids, ids)
-    few = slice(CLASSES)
-    val = Split("val", images[few], labels[few], ids[few], ids[few])
-    data = Splits("noise", "noise", tuple("0123456789"), train, val, "", "", {}, 0)
     config = config_of(optimizer, batch)
     longer = TrainConfig(**{**vars(config), "epochs": 2})
-    return [result.images_per_second for result in fit(build(CLASSES, 0), data, longer, device)][1]
+    results = fit(build(CLASSES, 0), noise(batch * STEPS), longer, device)
+    return [result.images_per_second for result in results][1]
 
 
 def fixed(optimizer: str, batch: int, device: torch.device) -> float:

@@ -15,7 +15,6 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from statistics import stdev
 from typing import Any
 
 import numpy as np
@@ -23,7 +22,6 @@ import torch
 from torch import nn
 
 from alexnet_mlflow import evaluation
-from alexnet_mlflow.compare import mean_interval
 from alexnet_mlflow.config import DataConfig, EvaluateConfig
 from alexnet_mlflow.data import (
     DataError,
@@ -35,7 +33,7 @@ from alexnet_mlflow.data import (
     seen_rows,
     slug,
 )
-from alexnet_mlflow.evaluation import Evaluated, counted
+from alexnet_mlflow.evaluation import Evaluated, counted, over_seeds
 from alexnet_mlflow.options import BadInput
 from alexnet_mlflow.runs import FoundRun, LoggedModel, Tracker
 from alexnet_mlflow.score import Scores, score_probabilities
@@ -285,7 +283,9 @@ def _several(
         here.params({"run": final.run_id, "seeds": len(finals)})
         results = [_one(one, opened, here, here.run_id) for one in finals]
         chosen = max(results, key=_on_validation)
-        spread, sentence = _spread([one.figures["test_accuracy"] for one in results])
+        spread, sentence = over_seeds(
+            "test_accuracy", [one.figures["test_accuracy"] for one in results]
+        )
         kept = ("test_accuracy", "best_val_accuracy", "best_val_loss")
         figures = {**{key: chosen.figures[key] for key in kept}, **spread}
         here.metrics(figures)
@@ -310,18 +310,3 @@ def _by_seed(finals: Sequence[FoundRun], results: Sequence[StageResult]) -> list
         + f", validation {one.figures['best_val_accuracy']:.2%}."
         for final, one in zip(finals, results, strict=True)
     ]
-
-
-def _spread(accuracies: Sequence[float]) -> tuple[dict[str, float], str]:
-    """Mean over the seeds, its interval by Student's t, and the standard deviation (n - 1)."""
-    if len(accuracies) < 2:
-        return {"test_accuracy_mean": accuracies[0]}, "One seed: nothing is known of the spread."
-    mean, low, high = mean_interval(accuracies)
-    figures = {
-        "test_accuracy_mean": mean, "test_accuracy_mean_low": low, "test_accuracy_mean_high": high,
-        "test_accuracy_std": stdev(accuracies),
-    }
-    return figures, (
-        f"Mean of {len(accuracies)} seeds: {mean:.2%} (Student's t, 95 % {low:.2%} to {high:.2%}), "
-        f"standard deviation {stdev(accuracies):.2%}."
-    )

@@ -19,16 +19,15 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from statistics import stdev
 
 import torch
 
 from alexnet_mlflow import checkpoint, checks, plots
 from alexnet_mlflow.augment import to_pixels
 from alexnet_mlflow.checks import Check, Verdict
-from alexnet_mlflow.compare import mean_interval
 from alexnet_mlflow.config import FinalConfig, resolve
 from alexnet_mlflow.data import Splits, load
+from alexnet_mlflow.evaluation import over_seeds
 from alexnet_mlflow.model import AlexNet, Servable, build
 from alexnet_mlflow.options import BadInput, option_name
 from alexnet_mlflow.progress import say, shown
@@ -172,15 +171,9 @@ def _together(config: FinalConfig, results: Sequence[StageResult], here: Tracker
                                          -one.figures["best_val_loss"]))
     figures = {name: best.figures[name] for name in BEST}
     if len(accuracies) > 1:
-        mean, low, high = mean_interval(accuracies)
-        figures |= {
-            "best_val_accuracy_mean": mean, "best_val_accuracy_mean_low": low,
-            "best_val_accuracy_mean_high": high, "best_val_accuracy_std": stdev(accuracies),
-        }
-        told.append(
-            f"Best on validation, mean of {len(accuracies)} seeds: {mean:.2%} (Student's t, 95 % "
-            f"{low:.2%} to {high:.2%}), standard deviation {stdev(accuracies):.2%}."
-        )
+        spread, sentence = over_seeds("best_val_accuracy", accuracies)
+        figures |= spread
+        told.append(f"Best on validation. {sentence}")
     here.metrics(figures)
     here.tags({
         "final_runs": ",".join(str(one.run_id) for one in trained), "chosen_final": best.run_id,

@@ -170,6 +170,8 @@ def _rolled_back(
         here.params(parameters(config))
         with registry.alone(name) as held:
             registry.roll_back(champion, to, held)
+            for version in (champion, to):
+                registry.note(version, why)
         here.tags({"decision": why, "model_version": to.number, "rolled_back": champion.number})
         here.json({"sentence": why, "from": champion.number, "to": to.number}, "decision.json")
         here.metrics({"promoted": 0.0})

@@ -172,6 +172,9 @@ def test_back_and_back_again(root: Tracker) -> None:
         assert MlflowClient().get_run(str(result.run_id)).data.tags["decision"] == (
             result.sentences[0]
         )
+        for number in (champion, str(int(champion) + 1)):
+            page = MlflowClient().get_model_version("alexnet-x", number).description
+            assert page.endswith(result.sentences[0]), "the page tells who is champion"
     before = state()
     with pytest.raises(BadInput, match="succeeded no other"):
         promoted(root, rollback=True)
