@@ -1,7 +1,7 @@
 """docker-run: a command of this package inside its image, as if it ran here.
 
 The working folder stands in the container at its own place, and so does every other folder or file
-that the command's words, ALEXNET_DATA and ALEXNET_STORAGE name; nothing else of this machine does.
+that the command's words and ALEXNET_DATA name; nothing else of this machine does.
 The container has a read-only root, no capabilities and the caller's user, so that what it writes
 belongs to the caller. Its two streams and its exit code are passed on, and a signal is passed in.
 Left out: building the image (`make docker-gpu`) and MLflow's own runner (docker/MLproject).
@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -98,7 +98,10 @@ def mounts(words: Sequence[str], named: Sequence[str], folder: Path) -> dict[str
 
 @contextmanager
 def engine() -> Iterator[DockerClient]:
-    """The Docker engine of DOCKER_HOST, else this machine's. BadInput where none answers."""
+    """The Docker engine of DOCKER_HOST, else this machine's.
+
+    BadInput where none answers, and for whatever it refuses in the block.
+    """
     import docker
 
     try:
@@ -116,6 +119,8 @@ def engine() -> Iterator[DockerClient]:
         ) from error
     try:
         yield client
+    except docker.errors.DockerException as error:
+        raise _refused(error) from error
     finally:
         client.close()
 
@@ -124,7 +129,7 @@ def _created(
     client: DockerClient, config: DockerRunConfig, words: Sequence[str],
     environment: Mapping[str, str], folder: Path,
 ) -> Container:
-    """The container, started. BadInput where the image or a GPU's runtime is missing."""
+    """The container, not started yet. BadInput where the image is missing."""
     import docker
 
     devices = [docker.types.DeviceRequest(count=-1, capabilities=[["gpu"]])] if config.gpu else []
@@ -142,8 +147,6 @@ def _created(
             f"the engine has no image {config.image}: build it with `make docker-gpu`, or name "
             "another with --image"
         ) from error
-    except docker.errors.APIError as error:
-        raise _refused(error) from error
     return container
 
 
@@ -152,10 +155,7 @@ def _followed(container: Container) -> int:
     import docker
 
     streams = container.attach(stdout=True, stderr=True, stream=True, logs=True, demux=True)
-    try:
-        container.start()
-    except docker.errors.APIError as error:
-        raise _refused(error) from error
+    container.start()
     try:
         for out, err in streams:
             for stream, text in ((sys.stdout, out), (sys.stderr, err)):
@@ -164,8 +164,9 @@ def _followed(container: Container) -> int:
                     stream.buffer.flush()
         return int(container.wait()["StatusCode"])
     except SystemExit as stopped:
-        container.kill(SIGNALS.get(int(stopped.code or 0), "SIGTERM"))
-        container.wait(timeout=PATIENCE)
+        with suppress(docker.errors.APIError, OSError):  # it has ended meanwhile; it takes too long
+            container.kill(SIGNALS.get(int(stopped.code or 0), "SIGTERM"))
+            container.wait(timeout=PATIENCE)
         raise
 
 
@@ -177,7 +178,7 @@ def _refused(error: Exception) -> BadInput:
             f"the engine can pass no GPU into a container ({text}): install the NVIDIA driver and "
             "the NVIDIA container toolkit, or leave --gpu (GPU=1) out"
         )
-    return BadInput(f"the engine does not start the container ({text}): mend that, then try again")
+    return BadInput(f"the Docker engine refuses this ({text}): mend that, then try again")
 
 
 def _is_loopback(host: str) -> bool:
