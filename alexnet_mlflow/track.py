@@ -183,6 +183,7 @@ class MlflowTracker(NullTracker):
 
     def dataset(self, data: Splits, context: str) -> None:
         from mlflow.entities import Dataset, DatasetInput, InputTag
+        from mlflow.exceptions import MlflowException
 
         served = data.source.startswith(("http://", "https://"))
         profile = {"sha256": data.digest, "counts": data.counts, "skipped": data.skipped}
@@ -194,8 +195,16 @@ class MlflowTracker(NullTracker):
             profile=json.dumps(profile),
         )
         entry = DatasetInput(entity, [InputTag("mlflow.data.context", context)])
-        with signals.held():
-            self._client.log_inputs(self._run, [entry])
+        try:
+            with signals.held():
+                self._client.log_inputs(self._run, [entry])
+        except MlflowException as error:
+            # MLflow looks whether it has the data set, then writes it: of two runs that log it at
+            # the same moment one fails, whole, and finds it there the second time.
+            if "unique" not in str(error).lower():
+                raise
+            with signals.held():
+                self._client.log_inputs(self._run, [entry])
 
     def model(
         self, model: nn.Module, example: Tensor, classes: Sequence[str]

@@ -4,13 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-import socket
 import sqlite3
-import subprocess
-import sys
 import tempfile
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,6 +21,7 @@ from alexnet_mlflow.sync.marks import MARK, Ids, place, plain
 from alexnet_mlflow.sync.stores import Store
 from alexnet_mlflow.track import connect
 from tests.evaluations import evaluated, predictions
+from tests.tracking_server import serving
 
 POINTS = 1203  # more than a request takes
 
@@ -174,31 +170,6 @@ def dump(folder: Path) -> list[str]:
 @contextmanager
 def server(empty: Path, folder: Path) -> Iterator[str]:
     """A real `mlflow server` that keeps artifacts itself; its database lies in the folder."""
-    backend = made(empty, folder, "mlflow-artifacts:/0")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    words = ["server", "--backend-store-uri", backend, "--artifacts-destination",
-             f"{folder}/artifacts", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
-    with open(folder / "log", "wb") as log, subprocess.Popen(
-        [sys.executable, "-m", "mlflow", *words], cwd=folder, stdout=log, stderr=log
-    ) as running:
-        try:
-            _wait(f"http://127.0.0.1:{port}", running, folder / "log")
-            yield f"http://127.0.0.1:{port}"
-        finally:
-            running.terminate()
-
-
-def _wait(address: str, running: subprocess.Popen[bytes], log: Path) -> None:
-    for _ in range(600):
-        assert running.poll() is None, log.read_text()
-        try:
-            urllib.request.urlopen(f"{address}/health", timeout=5).close()
-            return
-        except (urllib.error.URLError, OSError):
-            try:
-                running.wait(0.1)
-            except subprocess.TimeoutExpired:
-                continue
-    raise AssertionError(log.read_text())
+    made(empty, folder, "mlflow-artifacts:/0")
+    with serving(folder) as uri:
+        yield uri

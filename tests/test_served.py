@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -23,6 +22,7 @@ from mlflow.exceptions import MlflowException
 
 from alexnet_mlflow.model import Servable, build
 from alexnet_mlflow.track import connect, load_model
+from tests.tracking_server import free_port
 
 CLASSES = ("face", "no $face", "third")
 
@@ -71,12 +71,6 @@ def test_what_is_no_pixel_is_refused(model: tuple[str, Path], value: float) -> N
     wrong[0, 0, 0, 0] = value
     with pytest.raises(MlflowException, match=r"must be finite and lie in 0\.\.1"):
         mlflow.pyfunc.load_model(model[0]).predict(wrong)
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -31,17 +30,12 @@ from alexnet_mlflow.stages import promote
 from tests.evaluations import evaluated, predictions
 from tests.postgres import MISSING, REASON
 from tests.postgres import server as database_server
+from tests.tracking_server import free_port
 
 installed = pytest.mark.skipif(MISSING, reason=REASON)
 PROGRAM = [sys.executable, "-m", "alexnet_mlflow"]
 MEMBER, MEMBERS_PASSWORD = "ada", "correct-horse-battery"
 WHO = "/api/2.0/mlflow/users/current"
-
-
-def a_free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return int(free.getsockname()[1])
 
 
 def command_lines() -> dict[int, str]:
@@ -80,7 +74,7 @@ class Served:
         self.home = Path(tempfile.mkdtemp(prefix="served-"))
         self.home.chmod(0o711)
         self.folder = self.home / "team"
-        self.uri = f"http://127.0.0.1:{a_free_port()}"
+        self.uri = f"http://127.0.0.1:{free_port()}"
         self.options = [f"--folder={self.folder}", f"--port={self.uri.rpartition(':')[2]}",
                         "--workers=1", *options]
         clean = {key: text for key, text in os.environ.items() if not key.startswith("MLFLOW_")}
@@ -311,7 +305,7 @@ def test_somebody_elses_database_and_s3(
             _with_a_password(url, "database-secret")
             address = url.replace(":secret@", "@")
             options = [f"--database={address}", "--artifacts=s3://team/runs"]
-            wrong = ["server", f"--folder={tmp_path}", f"--port={a_free_port()}", *options]
+            wrong = ["server", f"--folder={tmp_path}", f"--port={free_port()}", *options]
             monkeypatch.setenv("PGPASSWORD", "wrong")
             assert main(wrong) == 2
             sentence = capsys.readouterr().err
@@ -392,7 +386,7 @@ def test_bad_input_gets_one_sentence(
     monkeypatch.chdir(tmp_path)
     Path("file").write_text("")
     port = [] if any("port" in one or "host=" in one for one in arguments) else [
-        f"--port={a_free_port()}"
+        f"--port={free_port()}"
     ]
     assert main(["server", *port, *arguments]) == 2
     caught = capsys.readouterr()
@@ -405,7 +399,7 @@ def test_a_machine_without_postgresql_is_told_of_it(
 ) -> None:
     monkeypatch.setattr(postgres, "PLACES", str(tmp_path))
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert main(["server", f"--folder={tmp_path}", f"--port={a_free_port()}"]) == 2
+    assert main(["server", f"--folder={tmp_path}", f"--port={free_port()}"]) == 2
     assert "`apt-get install postgresql`, or give --database" in capsys.readouterr().err
 
 

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
 from mlflow.models import infer_signature
 
 from alexnet_mlflow.config import DataConfig
@@ -52,6 +53,33 @@ def test_a_gate_that_says_no_makes_the_run_failed(store: Path) -> None:
     with connect().child("x", {}) as run:
         run.fail()
     assert MlflowClient().get_run(str(run.run_id)).info.status == "FAILED"
+
+
+def test_a_data_set_that_another_run_logs_at_the_same_moment(
+    store: Path, pictures: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """MLflow's insert fails for one of the two; what else it refuses is not tried again."""
+    data = load(DataConfig(dataset=str(pictures)))
+    log, tries = MlflowClient.log_inputs, list[str]()
+
+    def refused(client: MlflowClient, run_id: str, *given: object) -> None:
+        tries.append(run_id)
+        if len(tries) == 1:
+            raise MlflowException(message)
+        log(client, run_id, *given)
+
+    monkeypatch.setattr(MlflowClient, "log_inputs", refused)
+    message = "(psycopg.errors.UniqueViolation) duplicate key value violates ..."
+    with connect().child("one", {"stage": "sanity"}) as run:
+        run.dataset(data, "training")
+    [entry] = MlflowClient().get_run(str(run.run_id)).inputs.dataset_inputs
+    assert len(tries) == 2 and entry.dataset.name == data.title
+    tries.clear()
+    message = "the server is on fire"
+    with pytest.raises(MlflowException, match="on fire"):
+        with connect().child("two", {"stage": "sanity"}) as run:
+            run.dataset(data, "training")
+    assert len(tries) == 1
 
 
 def test_only_finite_numbers_are_logged_in_one_call_an_epoch(
