@@ -54,7 +54,7 @@ def evaluation_of(tags: Mapping[str, str], dataset: str, tracker: Tracker) -> Fo
         found = tracker.latest(**wanted)
         if found is None or "trained_on" in found.tags:
             return None
-    return _standing(found, tracker)
+    return _chosen(found, tracker) if "final_run" in tags else _standing(found, tracker)
 
 
 def best(found: Sequence[FoundRun]) -> FoundRun:
@@ -116,7 +116,7 @@ def _named(run_id: str, dataset: str, tracker: Tracker) -> FoundRun:
     if stage == "evaluate":
         if run.tags.get("verdict") != "pass":
             raise BadInput(f"--run={run_id} is no finished evaluation: give the id of one")
-        return _whole(_standing(run, tracker))
+        return _whole(_chosen(run, tracker))
     found = evaluation_of({"final_run": run_id}, dataset, tracker)
     if found is None:
         raise BadInput(
@@ -127,8 +127,13 @@ def _named(run_id: str, dataset: str, tracker: Tracker) -> FoundRun:
 
 def _standing(found: FoundRun, tracker: Tracker) -> FoundRun:
     """Of several seeds' evaluations the one whose final is best on validation; else the same."""
-    parent = tracker.found(found.tags["seeds_run"]) if "seeds_run" in found.tags else found
-    chosen = parent.tags.get("chosen_evaluate") if parent else None
+    parent = tracker.found(found.tags["seeds_run"]) if "seeds_run" in found.tags else None
+    return _chosen(parent, tracker) if parent and "chosen_evaluate" in parent.tags else found
+
+
+def _chosen(found: FoundRun, tracker: Tracker) -> FoundRun:
+    """What stands for a run over seeds; an evaluation of one model stands for itself."""
+    chosen = found.tags.get("chosen_evaluate")
     return (tracker.found(chosen) if chosen else None) or found
 
 

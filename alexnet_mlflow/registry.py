@@ -191,7 +191,7 @@ def _check(client: MlflowClient, version: Version, over: Version | None, held: t
     now, judged = _numbers(model).get(CHAMPION), over.number if over else None
     if now == judged and held(model.tags):
         return
-    if version.made:
+    if version.made and version.number not in _numbers(model).values():
         client.delete_model_version(version.name, version.number)
     if now != judged:
         raise BadInput(

@@ -81,12 +81,18 @@ def test_of_several_seeds_the_one_chosen_on_validation(root: Tracker) -> None:
     }) as parent:
         tags = {"seeds_run": str(parent.run_id)}
         first_final, first = evaluated(parent, TABLE, 0.9, **tags)
-        _, second = evaluated(parent, TABLE, 0.8, **tags)
+        second_final, second = evaluated(parent, TABLE, 0.8, **tags)
         assert ids(latest(root)) == [second], "as long as the parent has chosen none"
         parent.tags({"chosen_evaluate": first, "verdict": "pass"})
     assert ids(latest(root)) == [first]
-    for named in (str(parent.run_id), first, second, first_final, f"{second}, {first}"):
+    for named in (str(parent.run_id), first, first_final):
         assert ids(candidates(named, "x", "x", root)) == [first]
+    for named in (second, second_final):
+        assert ids(candidates(named, "x", "x", root)) == [second], "a named seed is that seed"
+    assert ids(candidates(f"{second}, {first}", "x", "x", root)) == [second, first]
+    asked = {"final_run": second_final, "test_digest": "test"}
+    champions = evaluation_of(asked, "x", root)
+    assert champions and champions.run_id == second, "no other seed defends a champion"
 
 
 def test_named_runs(root: Tracker) -> None:

@@ -266,6 +266,24 @@ def test_a_champion_that_a_person_moves_meanwhile(
     assert aliases() == {"champion": "4", "previous": "1"}
 
 
+def test_a_new_version_that_a_person_crowns_meanwhile_stays(
+    root: Tracker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was made for this promotion, but it is somebody's champion by now."""
+    promoted(root, run=model(root, 60))
+    challenger, register = model(root, 90), registry.register
+
+    def crowned(*words: Any) -> registry.Version:
+        made = register(*words)
+        MlflowClient().set_registered_model_alias(NAME, "champion", made.number)
+        return made
+
+    monkeypatch.setattr(registry, "register", crowned)
+    with pytest.raises(BadInput, match="moved meanwhile"):
+        promoted(root, run=challenger)
+    assert aliases() == {"champion": "2"}
+
+
 def test_a_champion_that_another_promoter_made_meanwhile_is_judged(
     root: Tracker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
