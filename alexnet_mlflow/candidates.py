@@ -65,13 +65,19 @@ def best(found: Sequence[FoundRun]) -> FoundRun:
 def choice(found: Sequence[FoundRun]) -> str:
     """What was chosen among, in a sentence."""
     told = ", ".join(
-        f"{one.tags['optimizer']} {one.metrics['best_val_accuracy']:.2%} "
-        f"(loss {one.metrics['best_val_loss']:.4f})"
+        f"{one.tags['optimizer']} {on_validation(one)} (loss {one.metrics['best_val_loss']:.4f})"
         for one in found
     )
     if len(found) == 1:
         return f"The one candidate, on validation: {told}."
     return f"Candidates on validation: {told}. The better: {best(found).tags['optimizer']}."
+
+
+def on_validation(one: FoundRun) -> str:
+    """Its accuracy, and of how many pictures where that is on record."""
+    pictures = one.metrics.get("val_pictures")
+    of = f" of {pictures:.0f} pictures" if pictures else ""
+    return f"{one.metrics['best_val_accuracy']:.2%}{of}"
 
 
 def row(one: FoundRun, chosen: bool) -> dict[str, object]:

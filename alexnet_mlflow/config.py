@@ -37,6 +37,7 @@ POLICIES = ("auto", "better", "proven")
 
 DATASET = "faces, digits, cifar10, fddb, or the path of a folder, archive or CSV."
 DATA_DIR = "Folder with the data sets [env ALEXNET_DATA, else ./data]."
+SKIP_CORRUPT = "Leave out pictures that cannot be read, and count them."
 OFFLINE = "Never download; missing data is an error [env ALEXNET_OFFLINE]."
 
 
@@ -60,7 +61,7 @@ class DataConfig:
     val_fraction: float = option(0.1, "Share of the training pictures kept for validation.")
     test_fraction: float = option(0.2, "Share kept for test where the data set has none.")
     split_seed: int = option(0, "Seed of the division into train, validation and test.")
-    skip_corrupt: bool = option(False, "Leave out pictures that cannot be read, and count them.")
+    skip_corrupt: bool = option(False, SKIP_CORRUPT)
     offline: bool = option(False, OFFLINE)
 
     def __post_init__(self) -> None:
@@ -211,6 +212,7 @@ class EvaluateConfig:
     optimizer: str = option("sgd", "The optimizer.", OPTIMIZERS)
     recipe: str = option("report", "Augmentation and schedule.", RECIPES)
     device: str = option("auto", "Where to compute; auto = cuda where there is one.", DEVICES)
+    skip_corrupt: bool = option(False, SKIP_CORRUPT)
     offline: bool = option(False, OFFLINE)
     run: str = option("latest", "Id of the final run; latest = of this data set and optimizer.")
 

@@ -47,12 +47,6 @@ class Evaluated:
     digest: str  # of the data set, as runs carry it
 
 
-def counted(correct: int, n: int) -> str:
-    """`191 of 200 = 95.50% (Wilson 95 % 91.68% to 97.63%)`."""
-    low, high = wilson(correct, n)
-    return f"{correct} of {n} = {correct / n:.2%} (Wilson 95 % {low:.2%} to {high:.2%})"
-
-
 def share(name: str, correct: int, n: int) -> dict[str, float]:
     """The metrics of a share: itself and its interval, fractions."""
     low, high = wilson(correct, n)
@@ -197,6 +191,7 @@ def over_seeds(name: str, accuracies: Sequence[float]) -> tuple[dict[str, float]
     if not spread:
         return figures, f"Each of {many} seeds: {mean:.2%}, so nothing is known of the spread."
     mean, low, high = mean_interval(accuracies)
+    low, high = max(0.0, low), min(1.0, high)
     figures |= {f"{name}_mean_low": low, f"{name}_mean_high": high}
     return figures, (
         f"Mean of {many} seeds: {mean:.2%} (Student's t, 95 % {low:.2%} to {high:.2%}), "

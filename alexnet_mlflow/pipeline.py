@@ -319,7 +319,8 @@ def _of_seeds(course: Course) -> dict[str, Any]:
         kept |= {name: finals[0].figures[name] for name in ("lr", "weight_decay")}
     if len(values) > 1:
         centre, low, high = mean_interval(values, CONFIDENCE)
-        kept |= {"mean": centre, "mean_low": low, "mean_high": high, "std": stdev(values)}
+        kept |= {"mean": centre, "mean_low": max(0.0, low), "mean_high": min(1.0, high)}
+        kept["std"] = stdev(values)
     return kept
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from alexnet_mlflow.data import Splits
+from alexnet_mlflow.data import Described
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -86,7 +86,7 @@ class NullTracker:
     def file(self, file: Path, folder: str = "") -> None:
         """Keep a copy of a file."""
 
-    def dataset(self, data: Splits, context: str) -> None:
+    def dataset(self, data: Described, context: str) -> None:
         """Log the data set as an input of the run; context: training, testing."""
 
     def model(
@@ -124,6 +124,10 @@ class NullTracker:
     def newest(self, **tags: str) -> FoundRun | None:
         """The newest run of this experiment with all these tags, whatever became of it."""
         return None
+
+    def count(self, **tags: str) -> int:
+        """How many runs of this experiment have all these tags, deleted ones among them."""
+        return 0
 
     def child_with(self, **tags: str) -> FoundRun | None:
         """The oldest child of this run with all these tags, whatever became of it."""

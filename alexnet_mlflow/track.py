@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from alexnet_mlflow import reach, signals
-from alexnet_mlflow.data import Splits
+from alexnet_mlflow.data import Described
 from alexnet_mlflow.options import BadInput
 from alexnet_mlflow.progress import say
 from alexnet_mlflow.runs import SYNCED_FROM, FoundRun, LoggedModel, NullTracker, Tracker
@@ -181,7 +181,7 @@ class MlflowTracker(NullTracker):
     def file(self, file: Path, folder: str = "") -> None:
         self._client.log_artifact(self._run, str(file), folder or None)
 
-    def dataset(self, data: Splits, context: str) -> None:
+    def dataset(self, data: Described, context: str) -> None:
         from mlflow.entities import Dataset, DatasetInput, InputTag
         from mlflow.exceptions import MlflowException
 
@@ -257,13 +257,24 @@ class MlflowTracker(NullTracker):
     def child_with(self, **tags: str) -> FoundRun | None:
         return self._first([f"tags.`mlflow.parentRunId` = '{self._run}'"], tags, "ASC")
 
+    def count(self, **tags: str) -> int:
+        from mlflow.entities import ViewType
+
+        found, token = 0, None
+        while True:
+            runs = self._client.search_runs(
+                [self._experiment_id], _wanted([], tags), ViewType.ALL, page_token=token
+            )
+            found, token = found + len(runs), runs.token
+            if not token:
+                return found
+
     def _first(
         self, conditions: list[str], tags: Mapping[str, str], order: str
     ) -> FoundRun | None:
-        wanted = [*conditions, *(f"tags.{name} = '{value}'" for name, value in tags.items())]
         runs = self._client.search_runs(
             [self._experiment_id],
-            " and ".join(wanted),
+            _wanted(conditions, tags),
             order_by=[f"attributes.start_time {order}"],
             max_results=1,
         )
@@ -352,6 +363,12 @@ def _same(logged: str, text: str) -> bool:
         return float(logged) == float(text)
     except ValueError:
         return logged.lower() == text.lower()
+
+
+def _wanted(conditions: list[str], tags: Mapping[str, str]) -> str:
+    """A filter of runs: these conditions and all of these tags."""
+    of_tags = (f"tags.{name} = '{value}'" for name, value in tags.items())
+    return " and ".join([*conditions, *of_tags])
 
 
 def _found(run: Any) -> FoundRun:

@@ -195,12 +195,34 @@ def test_alone_standing_pictures_are_compared_by_mcnemar(wins: int, losses: int)
     assert found.low < found.gain < found.high and "McNemar" in found.method
 
 
-def test_the_interval_is_agresti_s_and_min_s() -> None:
+def agresti_min(wins: int, losses: int, n: int) -> tuple[float, float]:
     """Agresti and Min 2005: Wald's, after half a picture more in each of the four cells."""
-    found = paired(*right(50, 12, 4, 34))
-    more, fewer = 12.5 / 102, 4.5 / 102
-    half = 1.959964 * ((more + fewer - (more - fewer) ** 2) / 102) ** 0.5
-    assert (found.low, found.high) == pytest.approx((more - fewer - half, more - fewer + half))
+    more, fewer = (wins + 0.5) / (n + 2), (losses + 0.5) / (n + 2)
+    half = 1.959964 * ((more + fewer - (more - fewer) ** 2) / (n + 2)) ** 0.5
+    return more - fewer - half, more - fewer + half
+
+
+def test_the_interval_is_agresti_s_and_min_s_where_it_is_the_wider() -> None:
+    found = paired(*right(50, 2, 1, 47))
+    low, high = agresti_min(2, 1, 100)
+    assert found.low == pytest.approx(low) and found.high >= high - 1e-9
+    none = paired(*right(50, 0, 0, 50))
+    assert (none.low, none.high) == pytest.approx(agresti_min(0, 0, 100))
+
+
+def test_the_interval_leaves_0_out_only_where_the_test_does() -> None:
+    """12 won and 4 lost: p = 0.077, and Agresti's and Min's alone would begin above 0."""
+    assert agresti_min(12, 4, 100)[0] > 0 > paired(*right(50, 12, 4, 34)).low
+    for wins in range(13):
+        for losses in range(13):
+            found = paired(*right(40, wins, losses, 20))
+            assert found.p_value < 0.05 or found.low <= 0 <= found.high, (wins, losses)
+
+
+def test_photos_that_gain_alike_still_leave_a_doubt() -> None:
+    a, b = right(0, 40, 0, 0)
+    found = paired(a, b, [str(row // 2) for row in range(40)])
+    assert found.gain == 1.0 and found.low < 0.95
 
 
 def test_exchanges_count_every_sign() -> None:

@@ -6,6 +6,8 @@ import re
 
 import numpy as np
 import pytest
+from sklearn.datasets import load_digits
+from sklearn.neural_network import MLPClassifier
 
 from alexnet_mlflow import contest
 from alexnet_mlflow.compare import paired
@@ -102,6 +104,25 @@ def test_a_seed_alone_is_seldom_promoted() -> None:
             promoted[policy] += contest.decided(result, policy, 0.0).wins
     assert promoted["proven"] < 10, promoted
     assert promoted["better"] > 60, f"the simulated seeds make no difference at all: {promoted}"
+
+
+def test_a_seed_alone_is_seldom_promoted_of_real_networks_too() -> None:
+    """Perceptrons on digits, trained to convergence with five seeds; pairs on 400 test pictures."""
+    digits = load_digits()
+    noise = np.random.default_rng(0)
+    train, test = np.split(noise.permutation(len(digits.target)), [597])
+    right = []
+    for seed in range(5):
+        network = MLPClassifier((32,), max_iter=300, tol=1e-3, random_state=seed)
+        network.fit(digits.data[train] / 16, digits.target[train])
+        right.append(network.predict(digits.data[test] / 16) == digits.target[test])
+    promoted = 0
+    for _ in range(200):
+        one, other = noise.choice(5, 2, replace=False)
+        rows = noise.choice(len(test), 400, replace=False)
+        assert (right[one] != right[other]).any()
+        promoted += contest.decided(paired(right[one][rows], right[other][rows]), "proven", 0).wins
+    assert promoted < 10
 
 
 def test_photos_taken_for_independent_pictures_would_promote_more() -> None:

@@ -12,7 +12,7 @@ from mlflow import MlflowClient
 from sklearn import metrics as sk
 
 from alexnet_mlflow import evaluation
-from alexnet_mlflow.compare import mean_interval, wilson
+from alexnet_mlflow.compare import counted, mean_interval, wilson
 from alexnet_mlflow.data import Split
 from alexnet_mlflow.evaluation import Evaluated, over_seeds
 from alexnet_mlflow.model import Servable, build
@@ -46,7 +46,7 @@ def split(count: int) -> Split:
 
 def test_an_accuracy_is_k_of_n_with_its_interval() -> None:
     low, high = wilson(191, 200)
-    told = evaluation.counted(191, 200)
+    told = counted(191, 200)
     assert told == f"191 of 200 = 95.50% (Wilson 95 % {low:.2%} to {high:.2%})"
     assert evaluation.share("x", 191, 200) == {"x": 0.955, "x_low": low, "x_high": high}
 

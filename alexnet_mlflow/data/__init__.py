@@ -21,22 +21,23 @@ from pathlib import Path
 import numpy as np
 
 from alexnet_mlflow.config import DataConfig, may_download
-from alexnet_mlflow.data import audit, bundled, cache, cifar10, fddb, folder
+from alexnet_mlflow.data import audit, bundled, cache, cifar10, cifar10_1, fddb, folder
 from alexnet_mlflow.data.audit import Audit, baselines
 from alexnet_mlflow.data.copies import Place, seen_rows
 from alexnet_mlflow.data.split import (
     PARTS,
     DataError,
     Decoded,
+    Described,
     Images,
     Integers,
     Missing,
     Split,
     Splits,
-    class_counts,
+    Whole,
+    described,
     divide,
     division_digest,
-    joined,
     part_of,
     stratified_part,
 )
@@ -45,16 +46,18 @@ __all__ = [
     "DATASETS",
     "Audit",
     "DataError",
+    "Described",
     "Inspection",
     "Split",
     "Splits",
+    "Whole",
     "baselines",
     "check",
     "get_cifar10",
     "inspect",
-    "joined",
     "load",
     "load_test",
+    "load_whole",
     "seen_rows",
     "slug",
     "stratified_part",
@@ -76,23 +79,27 @@ def load(config: DataConfig) -> Splits:
     """Train and validation pictures. Raises DataError for whatever is wrong with the data."""
     decoded, rows = _divided(config)
     splits = {part: part_of(decoded, part, rows[part]) for part in PARTS}
-    return Splits(
-        name=decoded.name,
-        title=decoded.title,
-        classes=decoded.classes,
-        train=splits["train"],
-        val=splits["val"],
-        source=decoded.source,
-        digest=division_digest(decoded, splits),
-        counts={name: class_counts(decoded, rows[name]) for name in PARTS},
-        skipped=decoded.skipped,
-    )
+    about = described(decoded, rows, division_digest(decoded, splits))
+    return Splits(**about, train=splits["train"], val=splits["val"])
 
 
 def load_test(config: DataConfig) -> Split:
     """The sealed test split: for the final evaluation alone. Raises DataError like `load`."""
     decoded, rows = _divided(config)
     return part_of(decoded, "test", rows["test"])
+
+
+def load_whole(config: DataConfig) -> Whole:
+    """Every picture, undivided, test pictures among them: to evaluate a model of another data set.
+
+    Needs no picture to learn from, nor several of a class. Raises DataError like `load`.
+    """
+    decoded = _decoded(config)
+    rows = {"all": np.arange(len(decoded.ids))}
+    if not len(rows["all"]):
+        raise DataError(f"{decoded.source!r} holds no picture that can be read: add some")
+    pictures = part_of(decoded, "all", rows["all"])
+    return Whole(**described(decoded, rows, pictures.digest), pictures=pictures)
 
 
 @dataclass(frozen=True, eq=False)
@@ -160,10 +167,14 @@ def slug(dataset: str) -> str:
 
 
 def _divided(config: DataConfig) -> tuple[Decoded, dict[str, Integers]]:
+    decoded = _decoded(config)
+    return decoded, divide(decoded, config)
+
+
+def _decoded(config: DataConfig) -> Decoded:
     try:
         decoded = cache.through(_source(config), config.skip_corrupt)
-        decoded = replace(decoded, name=slug(config.dataset))
-        return decoded, divide(decoded, config)
+        return replace(decoded, name=slug(config.dataset))
     except OSError as error:
         raise _unreadable(error) from None
     except MemoryError:
@@ -184,6 +195,8 @@ def _source(config: DataConfig) -> cache.Source:
         get_cifar10(root)
         return cifar10.find(root)
     path = os.path.expanduser(config.dataset)
+    if path and cifar10_1.is_pair(Path(path)):
+        return cifar10_1.find(_absolute(path), slug(path))
     if path and os.path.exists(path):
         return folder.find(_absolute(path), slug(path))
     raise DataError(

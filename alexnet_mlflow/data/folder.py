@@ -123,7 +123,7 @@ def _scanned(root: Path, below: str) -> _Place:
 
 def _laid_out(places: Mapping[str, _Place], source: str) -> Listing:
     """The pictures of these folders, keyed by their paths; the top one's is empty."""
-    parts = _parts(places[""], source)
+    parts = {part: part for part in PARTS if part in places[""].folders} or {"undivided": ""}
     classes = _classes(places, parts, source)
     ids, labels, ends = list[str](), list[int](), [0]
     for below in parts.values():
@@ -141,19 +141,6 @@ def _laid_out(places: Mapping[str, _Place], source: str) -> Listing:
     return Listing(classes, ids, labels, dict(zip(parts, pairwise(ends), strict=True)))
 
 
-def _parts(top: _Place, source: str) -> dict[str, str]:
-    """Part -> the folder below the top that holds its class folders."""
-    there = [part for part in PARTS if part in top.folders]
-    if not there:
-        return {"undivided": ""}
-    if there[0] != "train":
-        raise DataError(
-            f"{source!r} has a {there[0]} folder but no train folder: put the pictures to learn "
-            "from in train/<class>/, or all pictures in <class>/ without a division"
-        )
-    return {part: part for part in there}
-
-
 def _classes(
     places: Mapping[str, _Place], parts: Mapping[str, str], source: str
 ) -> tuple[str, ...]:
@@ -168,7 +155,7 @@ def _classes(
     for part in others:
         if different := classes ^ places[part].folders:
             raise DataError(
-                f"the classes in {part} and train of {source!r} must be the same, but "
+                f"the classes in {part} and {first} of {source!r} must be the same, but "
                 f"{archive.short(min(different))} is only in one of them: add or remove that folder"
             )
     for stray in sorted(places[""].folders - set(parts)) if first else ():
@@ -194,8 +181,6 @@ def _tabled(rows: table.Table, source: str) -> Listing:
 
     order, counts = sorted(range(len(parts)), key=place), Counter(parts)
     there = [part for part in ORDER if counts[part]]
-    if there[0] not in ("undivided", "train"):
-        raise DataError(f"{source!r} lists no picture of the split train: name those to learn from")
     ends = accumulate((counts[part] for part in there), initial=0)
     return Listing(
         classes=classes,

@@ -14,9 +14,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -121,29 +121,40 @@ class Split:
 
 
 @dataclass(frozen=True, eq=False)
-class Splits:
-    """What training may see. Of the test split it tells the number of pictures, nothing else."""
+class Described:
+    """What is told of a data set."""
 
     name: str  # slug for names of models: "cifar10"
     title: str  # for people: "CIFAR-10 (JPEG copy)"
     classes: tuple[str, ...]
-    train: Split
-    val: Split
     source: str
     digest: str  # SHA-256 (hex) of the whole division, test included
     counts: Mapping[str, Mapping[str, int]]  # split -> class -> pictures, test included
     skipped: int  # pictures left out because they could not be decoded
 
 
-def joined(splits: Sequence[Split], name: str) -> Split:
-    """These splits as one; the facts that all of them have."""
-    shared = set.intersection(*(set(split.facts) for split in splits))
-    images, labels, ids, groups = (
-        np.concatenate([getattr(split, column) for split in splits])
-        for column in ("images", "labels", "ids", "groups")
-    )
-    facts = {fact: np.concatenate([split.facts[fact] for split in splits]) for fact in shared}
-    return Split(name, images, labels, ids, groups, facts)
+@dataclass(frozen=True, eq=False)
+class Splits(Described):
+    """What training may see. Of the test split it tells the number of pictures, nothing else."""
+
+    train: Split
+    val: Split
+
+
+@dataclass(frozen=True, eq=False)
+class Whole(Described):
+    """A data set without a division, for a model that has learnt from none of it."""
+
+    pictures: Split
+
+
+def described(decoded: Decoded, rows: Mapping[str, Integers], digest: str) -> dict[str, Any]:
+    """The fields of Described, of these splits of a data set."""
+    return {
+        "name": decoded.name, "title": decoded.title, "classes": decoded.classes,
+        "source": decoded.source, "digest": digest, "skipped": decoded.skipped,
+        "counts": {part: class_counts(decoded, chosen) for part, chosen in rows.items()},
+    }
 
 
 def part_of(data: Decoded | Split, name: str, rows: Integers) -> Split:
@@ -183,6 +194,12 @@ def divide(decoded: Decoded, config: DataConfig) -> dict[str, Integers]:
     A part that the data set brings along is kept. Otherwise test_fraction of all training pictures
     becomes the test split, `limit` pictures of the rest stay, val_fraction of those validate.
     """
+    if not {"train", "undivided"} & decoded.division.keys():
+        raise DataError(
+            f"{decoded.source!r} has {' and '.join(decoded.division)} pictures but none to learn "
+            "from: put those in train/<class>/ (or name the split train), or give all pictures "
+            "without a division; a model of the same classes can be evaluated on it as it is"
+        )
     pool, val, test = decoded.rows("train", "undivided"), decoded.rows("val"), decoded.rows("test")
     cut = [part for part in ("val", "test") if part not in decoded.division]
     _require_every_class(decoded, pool, "train", 1 + len(cut))

@@ -19,9 +19,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from alexnet_mlflow import checks, model, plots
+from alexnet_mlflow import checks, model, plots, registry
 from alexnet_mlflow.augment import draw
 from alexnet_mlflow.checks import Check, Verdict
+from alexnet_mlflow.compare import counted
 from alexnet_mlflow.config import RunConfig, TrainConfig
 from alexnet_mlflow.data import Inspection, Splits, baselines, stratified_part
 from alexnet_mlflow.data.split import Split
@@ -74,6 +75,9 @@ def loaded(uri: str, device: torch.device) -> Loaded:
     """
     if uri.startswith(("models:", "runs:")):
         connect()  # a store that does not answer is told at once
+    if uri.startswith("models:/") and not uri.startswith("models:/m-"):
+        with registry.answering():  # and so is a registry
+            pass
     network, classes = load_model(uri).to(device), model_classes(uri)
     try:
         with torch.inference_mode():
@@ -214,10 +218,10 @@ def beside(data: Splits, other: Split) -> tuple[dict[str, float], str]:
     key = (data.digest, other.name)
     if key not in _MEASURED:
         _MEASURED[key] = baselines(data.train, other)
-    told = ", ".join(f"{name} {right / n:.2%}" for name, (right, n) in _MEASURED[key].items())
+    told = ", ".join(f"{name} {counted(*found)}" for name, found in _MEASURED[key].items())
     return (
         baseline_figures(_MEASURED[key], other.name),
-        f"Without a network, on the same {len(other)} pictures (logistic regression): {told}.",
+        f"Without a network, on the same pictures (logistic regression): {told}.",
     )
 
 

@@ -22,18 +22,19 @@ import torch
 from torch import nn
 
 from alexnet_mlflow import evaluation
+from alexnet_mlflow.compare import counted
 from alexnet_mlflow.config import DataConfig, EvaluateConfig
 from alexnet_mlflow.data import (
     DataError,
     Split,
     Splits,
-    joined,
     load,
     load_test,
+    load_whole,
     seen_rows,
     slug,
 )
-from alexnet_mlflow.evaluation import Evaluated, counted, over_seeds
+from alexnet_mlflow.evaluation import Evaluated, over_seeds
 from alexnet_mlflow.options import BadInput
 from alexnet_mlflow.runs import FoundRun, LoggedModel, Tracker
 from alexnet_mlflow.score import Scores, score_probabilities
@@ -117,7 +118,8 @@ def _opened(config: EvaluateConfig, final: FoundRun, device: torch.device) -> Op
     if data.digest != final.tags["data_digest"]:
         raise BadInput(
             f"the pictures of {data.title} are not those that run {final.run_id} was trained on: "
-            "give the --data-dir it used, or train again with `alexnet-mlflow final`"
+            "give the --data-dir it used, or train again with `alexnet-mlflow final`; to evaluate "
+            "it on another folder of this name, rename that"
         )
     test = load_test(division)
     return Opened(division, data, test, *seen_rows(data.train, data.val, test), device)
@@ -150,21 +152,21 @@ def _one(
     data, test, device = opened.data, opened.test, opened.device
     uri = final.tags["model_uri"]
     model = load_model(uri).to(device)
-    looks = int(final.tags.get("test_looks", "0")) + 1
-    tags = {**_tags(final, opened), "model_uri": uri, "test_looks": looks}
+    tags = {**_tags(final, opened), "model_uri": uri}
     if seeds_run:
         tags["seeds_run"] = seeds_run
     with tracker.child(f"evaluate {data.name} {final.tags['optimizer']}", tags) as here:
         division = {name: getattr(opened.division, name) for name in DIVISION}
         here.params({"run": final.run_id, **division})
         here.dataset(data, "testing")
-        here.mark(final.run_id, {"test_looks": looks})
+        looks = _look(final, here)
         validation = score_probabilities(model, *resident(data.val, device))
         seen = Evaluated(
             f"{data.title}, test", data.classes, test,
             score_probabilities(model, *resident(test, device)), validation, data.digest,
         )
         best = {name: final.metrics[name] for name in ("best_val_accuracy", "best_val_loss")}
+        best["val_pictures"] = float(len(data.val))
         here.metrics({**best, "test_looks": looks})
         figures, sentences = _told(here, seen, opened.seen, opened.compared, model, device, uri)
         plain, told = beside(data, test)
@@ -203,15 +205,16 @@ def _elsewhere(
 ) -> StageResult:
     """A model on another data set than its own."""
     uri, wanted = final.tags["model_uri"], DataConfig(
-        dataset=config.dataset, data_dir=config.data_dir, offline=config.offline
+        dataset=config.dataset, data_dir=config.data_dir, offline=config.offline,
+        skip_corrupt=config.skip_corrupt,
     )
-    classes, data = model_classes(uri), load(wanted)
+    classes, data = model_classes(uri), load_whole(wanted)
     if classes != data.classes:
         raise BadInput(
             f"the model of run {final.run_id} tells {', '.join(classes)} apart, {data.title} has "
             f"{', '.join(data.classes)}: give a data set of the same classes"
         )
-    pictures = joined([data.train, data.val, load_test(wanted)], "all")
+    pictures = data.pictures
     copies, compared, doubt = _trained_on(config, final, pictures)
     model = load_model(uri).to(device)
     tags = {
@@ -268,6 +271,22 @@ def _unseen(
     )
 
 
+def _look(final: FoundRun, here: Tracker) -> int:
+    """Count this look at the test split, on this run and on the final run.
+
+    A look is an evaluation's run, so that none is lost where two look at once: who writes last has
+    counted after all others began.
+    """
+    mine = {"stage": "evaluate", "final_run": final.run_id, "dataset": final.tags["dataset"]}
+    before, looks = int(final.tags.get("test_looks", "0")), 0
+    while looks < (found := max(before + 1, here.count(**mine))):
+        looks = found
+        for run_id in (final.run_id, here.run_id):
+            if run_id:
+                here.mark(run_id, {"test_looks": looks})
+    return looks
+
+
 def _looked(looks: int) -> str:
     times = "time" if looks == 1 else "times"
     return f"The sealed test split has now been looked at {looks} {times} by this model."
@@ -282,31 +301,29 @@ def _several(
     with tracker.child(name, tags) as here:
         here.params({"run": final.run_id, "seeds": len(finals)})
         results = [_one(one, opened, here, here.run_id) for one in finals]
-        chosen = max(results, key=_on_validation)
+        best = final.tags["chosen_final"]
+        [chosen] = [one for one in results if one.figures["final_run"] == best]
         spread, sentence = over_seeds(
             "test_accuracy", [one.figures["test_accuracy"] for one in results]
         )
-        kept = ("test_accuracy", "best_val_accuracy", "best_val_loss")
-        figures = {**{key: chosen.figures[key] for key in kept}, **spread}
-        here.metrics(figures)
+        figures = {**chosen.figures, **spread}
+        here.metrics({name: value for name, value in figures.items() if name != "final_run"})
         here.tags({"chosen_evaluate": chosen.run_id, "model_uri": chosen.model_uri})
         close(here, "pass")
         return StageResult(
             "evaluate", here.run_id, "pass",
-            (*_by_seed(finals, results), sentence, "Best on validation: " + chosen.sentences[0]),
-            {**figures, "seeds": len(finals), "final_run": chosen.figures["final_run"]},
+            (*_by_seed(finals, results), sentence, "The seed that is best on validation:",
+             *chosen.sentences),
+            {**figures, "seeds": len(finals)},
             chosen.model_uri,
         )
-
-
-def _on_validation(one: StageResult) -> tuple[float, float]:
-    return one.figures["best_val_accuracy"], -one.figures["best_val_loss"]
 
 
 def _by_seed(finals: Sequence[FoundRun], results: Sequence[StageResult]) -> list[str]:
     return [
         f"Seed {final.tags['seed']}: "
         + counted(int(one.figures["test_correct"]), int(one.figures["test_pictures"]))
-        + f", validation {one.figures['best_val_accuracy']:.2%}."
+        + f", {one.figures['best_val_accuracy']:.2%} on {one.figures['val_pictures']:.0f} "
+        "validation pictures."
         for final, one in zip(finals, results, strict=True)
     ]

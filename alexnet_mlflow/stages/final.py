@@ -25,6 +25,7 @@ import torch
 from alexnet_mlflow import checkpoint, checks, plots
 from alexnet_mlflow.augment import to_pixels
 from alexnet_mlflow.checks import Check, Verdict
+from alexnet_mlflow.compare import counted
 from alexnet_mlflow.config import FinalConfig, resolve
 from alexnet_mlflow.data import Splits, load
 from alexnet_mlflow.evaluation import over_seeds
@@ -167,8 +168,11 @@ def _together(config: FinalConfig, results: Sequence[StageResult], here: Tracker
         close(here, "fail", "diverged")
         return StageResult("final", here.run_id, "fail", tuple(told))
     accuracies = [one.figures["best_val_accuracy"] for one in trained]
-    best = max(trained, key=lambda one: (one.figures["best_val_accuracy"],
-                                         -one.figures["best_val_loss"]))
+    sound = [one for one in trained if one.verdict != "fail"]
+    if failed := len(trained) - len(sound):
+        told.append(f"{failed} of {len(results)} seeds failed a check: none of them is chosen.")
+    best = max(sound or trained, key=lambda one: (one.figures["best_val_accuracy"],
+                                                  -one.figures["best_val_loss"]))
     figures = {name: best.figures[name] for name in BEST}
     if len(accuracies) > 1:
         spread, sentence = over_seeds("best_val_accuracy", accuracies)
@@ -323,8 +327,9 @@ def _closed(
     failed = judged(here, found, last) == "fail"
     if not failed:
         here.tags({"verdict": "pass"})  # with a warning too: evaluate looks for what passed
+    right = round(best.val_accuracy * len(data.val))
     sentence = (
-        f"Best on validation: {best.val_accuracy:.2%} (loss {best.val_loss:.4f}) at epoch "
+        f"Best on validation: {counted(right, len(data.val))}, loss {best.val_loss:.4f}, at epoch "
         f"{best.epoch} of {last.epoch}; that epoch's weights are the model."
     )
     figures = {**summary, "lr": config.lr, "weight_decay": config.weight_decay, **plain}

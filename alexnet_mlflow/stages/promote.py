@@ -18,8 +18,15 @@ from pathlib import Path
 import pandas as pd
 
 from alexnet_mlflow import contest, registry
-from alexnet_mlflow.candidates import best, candidates, choice, evaluation_of, row
-from alexnet_mlflow.compare import Paired
+from alexnet_mlflow.candidates import (
+    best,
+    candidates,
+    choice,
+    evaluation_of,
+    on_validation,
+    row,
+)
+from alexnet_mlflow.compare import Paired, counted
 from alexnet_mlflow.config import PromoteConfig
 from alexnet_mlflow.contest import Decision
 from alexnet_mlflow.data import slug
@@ -195,13 +202,13 @@ def _tags(chosen: FoundRun) -> dict[str, object]:
 def _sentence(bout: Bout, chosen: FoundRun, version: Version | None) -> str:
     """What was decided and why. version: None before the candidate is one."""
     new = f"version {version.number}" if version else "the candidate"
-    new = f"{new} ({chosen.tags['optimizer']}, {chosen.metrics['test_accuracy']:.2%} on test)"
+    on_test = f"{_on_test(chosen)} on test"
+    new = f"{new} ({chosen.tags['optimizer']}, {on_test})"
     why = bout.decision.why
     if bout.champion is None:
         text = f"{new} becomes champion: {why}."
     elif bout.result is None:
-        accuracy = f"{chosen.metrics['test_accuracy']:.2%} on test"
-        text = f"version {bout.champion_number} ({accuracy}) is the champion already."
+        text = f"version {bout.champion_number} ({on_test}) is the champion already."
     elif bout.decision.wins:
         text = f"{new} becomes champion instead of version {bout.champion_number}: {why}."
     else:
@@ -209,17 +216,22 @@ def _sentence(bout: Bout, chosen: FoundRun, version: Version | None) -> str:
     return text[0].upper() + text[1:]
 
 
+def _on_test(chosen: FoundRun) -> str:
+    """k of n with its interval; the bare accuracy where an older version kept no more."""
+    figures = chosen.metrics
+    if not {"test_correct", "test_pictures"} <= figures.keys():
+        return f"{figures['test_accuracy']:.2%}"
+    return counted(round(figures["test_correct"]), round(figures["test_pictures"]))
+
+
 def _description(chosen: FoundRun, version: Version, why: str) -> str:
     """For people, in Markdown: what the version is, how good, and how it came to its alias."""
-    tags, figures = chosen.tags, chosen.metrics
-    interval = ""
-    if {"test_accuracy_low", "test_accuracy_high"} <= figures.keys():
-        low, high = figures["test_accuracy_low"], figures["test_accuracy_high"]
-        interval = f" (Wilson 95 % {low:.2%} to {high:.2%})"
+    tags = chosen.tags
     return (
         f"AlexNet for {tags['dataset']}, {tags['optimizer']}, recipe {tags.get('recipe')}, seed "
-        f"{tags.get('seed')}. Test accuracy {figures['test_accuracy']:.2%}{interval}, validation "
-        f"{figures['best_val_accuracy']:.2%}.\n\n{why}\n\nFinal run {tags['final_run']}, "
+        f"{tags.get('seed')}. Test: {_on_test(chosen)}; validation "
+        f"{on_validation(chosen)}.\n\n{why}\n\n"
+        f"Final run {tags['final_run']}, "
         f"evaluation {chosen.run_id}, commit {tags.get('git_commit')}. To load it: "
         f'`mlflow.pytorch.load_model("{version.uri}")`.\n'
     )

@@ -153,7 +153,7 @@ def test_what_a_list_names_but_is_not_there(make_pictures: Maker, tmp_path: Path
 def test_a_list_without_train(make_pictures: Maker, tmp_path: Path) -> None:
     make_pictures({"a": 1})
     (tmp_path / "x.csv").write_text("path,label,split\npets/a/000.png,a,test")
-    with pytest.raises(DataError, match="lists no picture of the split train"):
+    with pytest.raises(DataError, match="has test pictures but none to learn from"):
         load(DataConfig(dataset=str(tmp_path / "x.csv")))
 
 
@@ -246,7 +246,7 @@ DIVIDED = {"train/a": 9, "train/b": 9, "test/a": 9}
         ({**DIVIDED, "test/b": 9, "test/c": 9}, "must be the same, but 'c' is only in one"),
         ({**DIVIDED, "test/b": 9, "val/a": 9}, "val and train .* 'b' is only in one"),
         ({**DIVIDED, "test/b": 9, "valid/a": 9}, "valid' is neither train, val nor test"),
-        ({"test/a": 9, "test/b": 9}, "has a test folder but no train folder"),
+        ({"test/a": 9, "test/b": 9}, "has test pictures but none to learn from: put those"),
     ],
 )
 def test_wrong_folders(counts: dict[str, int], message: str, make_pictures: Maker) -> None:

@@ -413,7 +413,7 @@ for _title, _why, _change, _parts in (
         lambda root: (root / "c").symlink_to("."),
         False,
     ),
-    ("only test", "no train folder", lambda root: shutil.rmtree(root / "train"), True),
+    ("only test", "none to learn from", lambda root: shutil.rmtree(root / "train"), True),
     (
         "a class only in train",
         "must be the same",
@@ -515,7 +515,7 @@ for _title, _why, _text in (
     ("unknown split", "must be one of train", "path,label,split\n" + ROWS.replace("\n", ",dev\n")),
     (
         "only test",
-        "no picture of the split train",
+        "none to learn from",
         "path,label,split\n" + ROWS.replace("\n", ",test\n"),
     ),
 ):
@@ -822,7 +822,10 @@ case(
     "must have the columns",
     parquet_of(lambda columns: columns.update({"a\nb": columns.pop("label")})),
 )
-DIVIDED = ("folder: one class", "folder: too few pictures", "csv: one class only")
+DIVIDED = (
+    "folder: one class", "folder: too few pictures", "folder: only test", "csv: one class only",
+    "csv: only test",
+)
 # their pictures are whole and may be kept: it is the division that is refused
 
 # --- the tests ------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from pathlib import Path
 
@@ -96,6 +97,22 @@ def test_each_look_is_counted(
     assert client.get_run(final).data.tags["test_looks"] == str(looks + 1)
 
 
+def test_looks_at_the_same_moment_are_all_counted(
+    babysat: Babysat, client: MlflowClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both have read the final run before either has written to it."""
+    final = final_of(babysat, monkeypatch)
+    before = int(final.tags["test_looks"])
+    tags = {"stage": "evaluate", "final_run": final.run_id, "dataset": final.tags["dataset"]}
+    tracker = connect()
+    with tracker.child("one", tags) as one, one.child("other", tags) as other:
+        assert evaluate._look(final, one) == evaluate._look(final, other) == before + 2
+    assert client.get_run(final.run_id).data.tags["test_looks"] == str(before + 2)
+    client.delete_run(str(one.run_id))
+    with tracker.child("third", tags) as third:
+        assert evaluate._look(final, third) == before + 3
+
+
 def test_other_pictures_are_refused(
     babysat: Babysat, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -164,6 +181,27 @@ def test_on_another_data_set_all_pictures_count_and_the_copies_apart(
     assert client.get_run(final.info.run_id).data.tags["test_looks"] == looks
     with pytest.raises(BadInput, match="no evaluated final run of other"):
         promote.run(PromoteConfig(dataset=str(tmp_path / "other")), connect())
+
+
+def test_a_few_pictures_of_ones_own_and_nothing_to_learn_from(
+    babysat: Babysat, pictures: Path, client: MlflowClient, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A folder with test/ alone, one picture of a class, one that does not open."""
+    monkeypatch.chdir(babysat.folder)
+    for known in load_test(DataConfig(dataset=str(pictures))).ids[[0, 1, -1]]:
+        copy = tmp_path / "own/test" / str(known)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        copy.write_bytes((pictures / str(known)).read_bytes())
+    (copy.parent / "torn.png").write_bytes(b"no picture")
+    run = babysat.runs["final"][0].info.run_id
+    config = EvaluateConfig(dataset=str(tmp_path / "own"), run=run, device="cpu")
+    with pytest.raises(BadInput, match="--skip-corrupt"):
+        evaluate.run(config, connect())
+    result = evaluate.run(dataclasses.replace(config, skip_corrupt=True), connect())
+    assert result.figures["test_pictures"] == 3
+    frame = predictions(client, str(result.run_id))
+    assert sorted(Path(name).parts[0] for name in frame["id"]) == ["test"] * 3
 
 
 def final_of(babysat: Babysat, monkeypatch: pytest.MonkeyPatch) -> FoundRun:

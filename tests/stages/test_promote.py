@@ -112,7 +112,8 @@ def test_what_is_proven_becomes_champion_and_is_on_record(root: Tracker) -> None
     assert first.figures["policy"] == "better" and second.figures["policy"] == "proven"
     assert aliases() == {"champion": "2", "previous": "1"}
     assert second.sentences[1].startswith(
-        "Version 2 (adam, 80.00% on test) becomes champion instead of version 1: +10.00 points"
+        "Version 2 (adam, 80 of 100 = 80.00% (Wilson 95 % 71.12% to 86.66%) on test) becomes "
+        "champion instead of version 1: +10.00 points"
     )
     run = MlflowClient().get_run(str(second.run_id))
     assert run.info.status == "FINISHED" and run.data.tags["decision"] == second.sentences[1]
@@ -129,7 +130,7 @@ def test_what_is_proven_becomes_champion_and_is_on_record(root: Tracker) -> None
     assert version.tags["evaluate_run"] == evaluation and version.tags["seed"] == "7"
     assert {"data_digest", "test_accuracy", "test_accuracy_low", "test_accuracy_high", "final_run",
             "git_commit", "test_digest"} <= version.tags.keys()
-    assert "Test accuracy 80.00% (Wilson 95 %" in version.description
+    assert "Test: 80 of 100 = 80.00% (Wilson 95 %" in version.description
     assert second.sentences[1] in version.description
     assert [row["evaluate_run"] for row in json.loads(
         mlflow.artifacts.load_text(f"runs:/{second.run_id}/candidates.json")

@@ -171,12 +171,14 @@ def test_a_promoter_that_was_killed_holds_up_nobody(uri: str, store: Path) -> No
 
 
 @pytest.mark.parametrize("locked", [True, False])
-def test_without_taking_turns_a_worse_one_would_end_as_champion(locked: bool, store: Path) -> None:
+def test_without_taking_turns_a_worse_one_would_end_as_champion(
+    locked: bool, uri: str, store: Path
+) -> None:
     """Both find no champion; the better is crowned first, the worse, slower, over it."""
     better, worse = trained(90, 60)
     finals = {one: MlflowClient().get_run(one).data.tags["final_run"] for one in (better, worse)}
     pauses = {finals[better]: 1.5, finals[worse]: 3.0}
-    with promoters(2, mlflow.get_tracking_uri(), store, locked, pauses) as pool:
+    with promoters(2, uri, store, locked, pauses) as pool:
         told = pool.map_async(promoted, [better, worse], chunksize=1).get(PATIENCE_SECONDS)
     champion = MlflowClient().get_model_version_by_alias(NAME, "champion")
     assert (champion.tags["evaluate_run"] == better) == locked, told
