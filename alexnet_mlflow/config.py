@@ -28,7 +28,7 @@ from alexnet_mlflow.options import (
 )
 
 OPTIMIZERS = ("sgd", "adam")
-RECIPES = ("report",)
+RECIPES = ("report", "strong")
 DEVICES = ("auto", "cpu", "cuda")
 SAMPLERS = ("random", "tpe", "qmc")
 PRUNERS = ("off", "epoch", "halving")
@@ -213,6 +213,7 @@ class EvaluateConfig:
     device: str = option("auto", "Where to compute; auto = cuda where there is one.", DEVICES)
     offline: bool = option(False, OFFLINE)
     run: str = option("latest", "Id of the final run; latest = of this data set and optimizer.")
+    flip: bool = option(False, "Score the mean with the mirror images too, apart from the rest.")
 
     def __post_init__(self) -> None:
         check_choices(self)

@@ -36,7 +36,7 @@ from alexnet_mlflow.data import (
 from alexnet_mlflow.evaluation import Evaluated, counted, over_seeds
 from alexnet_mlflow.options import BadInput
 from alexnet_mlflow.runs import FoundRun, LoggedModel, Tracker
-from alexnet_mlflow.score import Scores, score_probabilities
+from alexnet_mlflow.score import BothWays, Scores, score_probabilities
 from alexnet_mlflow.stages import StageResult, beside, close, git_commit
 from alexnet_mlflow.track import load_model, model_classes
 from alexnet_mlflow.train import pick_device, resident
@@ -60,6 +60,7 @@ class Opened:
     seen: np.ndarray  # rows of test with an exact or near copy in train or val
     compared: int  # rows of test that were compared for that
     device: torch.device
+    flip: bool
 
 
 def run(config: EvaluateConfig, tracker: Tracker) -> StageResult:
@@ -120,7 +121,7 @@ def _opened(config: EvaluateConfig, final: FoundRun, device: torch.device) -> Op
             "give the --data-dir it used, or train again with `alexnet-mlflow final`"
         )
     test = load_test(division)
-    return Opened(division, data, test, *seen_rows(data.train, data.val, test), device)
+    return Opened(division, data, test, *seen_rows(data.train, data.val, test), device, config.flip)
 
 
 def _division(config: EvaluateConfig, final: FoundRun, dataset: str) -> DataConfig:
@@ -167,6 +168,9 @@ def _one(
         best = {name: final.metrics[name] for name in ("best_val_accuracy", "best_val_loss")}
         here.metrics({**best, "test_looks": looks})
         figures, sentences = _told(here, seen, opened.seen, opened.compared, model, device, uri)
+        if opened.flip:
+            both, sentence = _both_ways(seen, here, model, device)
+            figures, sentences = {**figures, **both}, (*sentences, sentence)
         plain, told = beside(data, test)
         here.metrics(plain)
         close(here, "pass")
@@ -198,6 +202,19 @@ def _told(
     )
 
 
+def _both_ways(
+    seen: Evaluated, here: Tracker, model: nn.Module, device: torch.device
+) -> tuple[dict[str, float], str]:
+    """The accuracy of the mean of a picture's and its mirror image's probabilities.
+
+    Logged beside `test_accuracy`, which stays what the model alone reaches.
+    """
+    scores = score_probabilities(BothWays(model), *resident(seen.pictures, device))
+    found = evaluation.share("test_accuracy_flip", scores.correct, scores.n)
+    here.metrics(found)
+    return found, f"With the mirror images too: {counted(scores.correct, scores.n)}."
+
+
 def _elsewhere(
     config: EvaluateConfig, final: FoundRun, tracker: Tracker, device: torch.device
 ) -> StageResult:
@@ -227,6 +244,9 @@ def _elsewhere(
         scores = score_probabilities(model, *resident(pictures, device))
         seen = Evaluated(data.title, classes, pictures, scores, None, data.digest)
         figures, sentences = _told(here, seen, copies, compared, model, device, uri)
+        if config.flip:
+            both, sentence = _both_ways(seen, here, model, device)
+            figures, sentences = {**figures, **both}, (*sentences, sentence)
         close(here, "pass")
         figures |= {"final_run": final.run_id, "trained_on": final.tags["dataset"]}
         return StageResult("evaluate", here.run_id, "pass", (*sentences, *doubt), figures, uri)
@@ -288,12 +308,19 @@ def _several(
         )
         kept = ("test_accuracy", "best_val_accuracy", "best_val_loss")
         figures = {**{key: chosen.figures[key] for key in kept}, **spread}
+        told = []
+        if opened.flip:
+            name = "test_accuracy_flip"
+            both, sentence_flip = over_seeds(name, [one.figures[name] for one in results])
+            figures |= {name: chosen.figures[name], **both}
+            told = ["With the mirror images too. " + sentence_flip]
         here.metrics(figures)
         here.tags({"chosen_evaluate": chosen.run_id, "model_uri": chosen.model_uri})
         close(here, "pass")
         return StageResult(
             "evaluate", here.run_id, "pass",
-            (*_by_seed(finals, results), sentence, "Best on validation: " + chosen.sentences[0]),
+            (*_by_seed(finals, results), sentence, *told,
+             "Best on validation: " + chosen.sentences[0]),
             {**figures, "seeds": len(finals), "final_run": chosen.figures["final_run"]},
             chosen.model_uri,
         )

@@ -44,7 +44,15 @@ from alexnet_mlflow.stages import (
     train_config,
 )
 from alexnet_mlflow.track import logged
-from alexnet_mlflow.train import EpochResult, State, better, divergence, fit, pick_device
+from alexnet_mlflow.train import (
+    EpochResult,
+    State,
+    better,
+    divergence,
+    fit,
+    kept_weights,
+    pick_device,
+)
 
 BEST = ("best_val_accuracy", "best_val_loss", "best_epoch")
 EXAMPLES = 2  # pictures of the input example; with one, torch.export would fix the batch at 1
@@ -62,7 +70,7 @@ class Progress:
         """One more epoch; a copy of its weights is kept if it is the best so far."""
         self.history.append(result)
         if better(result, self.best):
-            self.best, self.best_weights = result, copy.deepcopy(result.state()["model"])
+            self.best, self.best_weights = result, copy.deepcopy(kept_weights(result.state()))
 
 
 def run(config: FinalConfig, tracker: Tracker) -> StageResult:
