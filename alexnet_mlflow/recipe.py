@@ -12,8 +12,9 @@ decoupled and does not depend on the learning rate (arXiv 1711.05101): a step at
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from torch import Generator, Tensor
 
@@ -22,6 +23,7 @@ from alexnet_mlflow import augment
 WARM_UP = 0.2  # share of the steps in which the one-cycle rate rises
 COLD = 0.1  # it starts at this share of the peak ...
 END = 0.01  # ... and ends at this one
+RATES_BATCH = 32
 STEPS_BETWEEN_AVERAGES = 5  # averaging 93 MB takes a tenth of a step of batch 32
 
 
@@ -52,6 +54,19 @@ class Recipe:
     nesterov: bool = False
     decoupled: bool = False  # Adam's weight decay stands apart from gradient and rate
     average: float = 0.0  # most that an average keeps of itself a step; 0: there is none
+    # optimizer -> peak learning rate and weight decay of batch 32, where no search has found any
+    rates: dict[str, tuple[float, float]] = field(default_factory=dict)
+
+    def rates_at(self, optimizer: str, batch_size: int) -> tuple[float, float] | None:
+        """Learning rate and weight decay for this batch; None where a search must find them.
+
+        The rate goes with the square root of the batch (arXiv 1404.5997; batches other than 32
+        were not measured).
+        """
+        if optimizer not in self.rates:
+            return None
+        lr, decay = self.rates[optimizer]
+        return lr * math.sqrt(batch_size / RATES_BATCH), decay
 
     def averages(self, step: int) -> bool:
         """Does the average take in the weights after this step? step: from 1."""
@@ -71,6 +86,7 @@ RECIPES: dict[str, Recipe] = {
     "report": Recipe(augment.report),
     "plain": Recipe(augment.plain),
     "strong": Recipe(
-        augment.strong, one_cycle, smoothing=0.1, nesterov=True, decoupled=True, average=0.99
+        augment.strong, one_cycle, smoothing=0.1, nesterov=True, decoupled=True, average=0.99,
+        rates={"sgd": (0.05, 5e-4), "adam": (1e-3, 5e-4)},  # docs/experiments.md
     ),
 }

@@ -276,7 +276,7 @@ def average(averaged: nn.Module, model: nn.Module, kept: float) -> None:
 
 def kept_weights(state: State) -> State:
     """The weights that were validated: the averaged ones where there are any."""
-    weights: State = state.get("averaged", state["model"])
+    weights: State = state["averaged" if "averaged" in state else "model"]
     return weights
 
 

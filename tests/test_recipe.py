@@ -76,3 +76,11 @@ def test_strong_neither_turns_pictures_upside_down_nor_blackens_them() -> None:
     found = RECIPES["strong"].augment(images, Generator().manual_seed(0), mirror).mul(255).round()
     assert (found[:, :, 24] > found[:, :, 8]).all()
     assert set(found.unique().tolist()) <= set(rows.tolist())
+
+
+@pytest.mark.parametrize("optimizer", config.OPTIMIZERS)
+def test_strong_brings_rates_that_grow_with_the_batch(optimizer: str) -> None:
+    lr, decay = RECIPES["strong"].rates[optimizer]
+    assert RECIPES["strong"].rates_at(optimizer, 32) == (lr, decay)
+    assert RECIPES["strong"].rates_at(optimizer, 128) == pytest.approx((2 * lr, decay))
+    assert RECIPES["report"].rates_at(optimizer, 32) is None
