@@ -28,7 +28,7 @@ from alexnet_mlflow.options import (
 )
 
 OPTIMIZERS = ("sgd", "adam")
-RECIPES = ("report",)
+RECIPES = ("report", "strong")
 DEVICES = ("auto", "cpu", "cuda")
 SAMPLERS = ("random", "tpe", "qmc")
 PRUNERS = ("off", "epoch", "halving")
@@ -215,6 +215,7 @@ class EvaluateConfig:
     skip_corrupt: bool = option(False, SKIP_CORRUPT)
     offline: bool = option(False, OFFLINE)
     run: str = option("latest", "Id of the final run; latest = of this data set and optimizer.")
+    flip: bool = option(False, "Score the mean with the mirror images too, apart from the rest.")
 
     def __post_init__(self) -> None:
         check_choices(self)

@@ -19,7 +19,7 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 from torchvision.utils import make_grid
 
-from alexnet_mlflow.augment import Draw, apply, normalise, to_pixels
+from alexnet_mlflow.augment import normalise, to_pixels
 from alexnet_mlflow.compare import wilson
 from alexnet_mlflow.score import Bin, calibration_error
 from alexnet_mlflow.space import Narrowed, Outcome, Space
@@ -52,13 +52,12 @@ def _lines(text: str, width: int, most: int = 2) -> str:
     return "\n".join(wrapped).replace("$", r"\$")
 
 
-def augmentation(images: torch.Tensor, chosen: Draw, title: str) -> Figure:
+def augmentation(images: torch.Tensor, augmented: torch.Tensor, title: str) -> Figure:
     """Pictures before, after augmentation, and after augmentation + normalisation.
 
-    images: (N, 3, 32, 32) uint8, one column each; chosen: their draw.
+    images: (N, 3, 32, 32) uint8, one column each; augmented: the same as float32, 0..1.
     Normalised values are shown clipped to 0..1, as the report shows them.
     """
-    augmented = apply(images, chosen)
     rows = [to_pixels(images), augmented, normalise(augmented).clamp(0, 1)]
     names = ["stored", "augmented", "augmented,\nnormalised,\nclipped"]
     figure = _figure(max(4.0, 0.62 * len(images) + 1.2), 2.6, title)

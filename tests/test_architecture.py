@@ -21,7 +21,8 @@ PACKAGE = "alexnet_mlflow"
 
 # A module imports only from what stands before it.
 ORDER = (
-    "options", "config", "commands", "signals", "postgres", "server", "data", "augment", "model",
+    "options", "config", "commands", "signals", "postgres", "server", "data", "augment", "recipe",
+    "model",
     "score", "compare", "contest", "detect", "checks", "train", "probes", "checkpoint", "alive",
     "turn", "progress", "space", "prune", "plots", "runs", "reach", "served", "track", "registry",
     "sync", "candidates", "storage", "study", "trial", "engines", "gate", "findings", "evaluation",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import Generator, Tensor
+from torch.nn import functional
 from torchvision.models import AlexNet_Weights
 from torchvision.transforms.v2 import functional as torchvision
 
@@ -122,21 +123,54 @@ def test_a_generator_goes_on(images: Tensor) -> None:
 
 def test_report_draws_and_applies(images: Tensor) -> None:
     chosen = augment.draw(len(images), Generator().manual_seed(3))
-    augmented = augment.RECIPES["report"](images, Generator().manual_seed(3))
+    augmented = augment.report(images, Generator().manual_seed(3))
     assert torch.equal(augmented, augment.apply(images, chosen))
 
 
 def test_plain_changes_nothing_and_draws_nothing(images: Tensor) -> None:
     generator = Generator().manual_seed(3)
     before = generator.get_state()
-    assert torch.equal(augment.RECIPES["plain"](images, generator), augment.to_pixels(images))
+    assert torch.equal(augment.plain(images, generator), augment.to_pixels(images))
     assert torch.equal(generator.get_state(), before)
 
 
-@pytest.mark.parametrize("recipe", augment.RECIPES)
+def test_shifted_is_a_cut_out_of_the_reflected_picture(images: Tensor) -> None:
+    """torch's own padding, a picture at a time."""
+    down, right = torch.randint(-4, 5, (2, len(images)), generator=Generator().manual_seed(5))
+    mirror = torch.arange(len(images)) % 3 == 0
+    found = augment.shifted(images, down, right, mirror)
+    assert found.dtype == torch.uint8
+    padded = functional.pad(images.float(), (4, 4, 4, 4), mode="reflect").to(torch.uint8)
+    for row, (y, x, flipped) in enumerate(zip(down, right, mirror, strict=True)):
+        cut = padded[row, :, 4 + y :, 4 + x :][:, : images.shape[2], : images.shape[3]]
+        assert torch.equal(found[row], cut.flip(-1) if flipped else cut)
+
+
+def test_strong_draws_every_shift_and_mirrors_as_it_is_told(images: Tensor) -> None:
+    ramp = torch.arange(32, dtype=torch.uint8).view(1, 1, 1, -1).expand(2000, 3, 32, 32)
+    mirror = torch.arange(2000) % 2 == 0
+    found = augment.strong(ramp, Generator().manual_seed(0), mirror).mul(255).round()
+    middle = found[:, 0, 0, 16] - torch.where(mirror, 15, 16)
+    counts = torch.bincount((middle + 4).long(), minlength=9)
+    assert len(counts) == 9 and (counts > 150).all()  # 222 expected
+    rising = found[:, 0, 0, 20] > found[:, 0, 0, 12]
+    assert torch.equal(rising, ~mirror)
+
+
+def test_mirrors_are_a_fair_coin_of_the_seed() -> None:
+    found = augment.mirrors(10_000, 3, torch.device("cpu"))
+    assert found.dtype == torch.bool and 0.48 < found.float().mean() < 0.52
+    before = torch.get_rng_state()
+    assert torch.equal(found, augment.mirrors(10_000, 3, torch.device("cpu")))
+    assert torch.equal(torch.get_rng_state(), before)
+    assert not torch.equal(found, augment.mirrors(10_000, 4, torch.device("cpu")))
+
+
+@pytest.mark.parametrize("recipe", ["report", "plain", "strong"])
 def test_the_batch_that_goes_in_is_left_as_it_was(images: Tensor, recipe: str) -> None:
     before = images.clone()
-    augmented = augment.RECIPES[recipe](images, Generator().manual_seed(0))
+    mirror = torch.arange(len(images)) % 2 == 0
+    augmented = getattr(augment, recipe)(images, Generator().manual_seed(0), mirror)
     pixels = augmented.clone()
     augment.normalise(augmented)
     assert torch.equal(images, before)

@@ -11,10 +11,8 @@ from typing import Any
 
 import pytest
 
-from alexnet_mlflow import augment
 from alexnet_mlflow.config import (
     PRESETS,
-    RECIPES,
     STAGES,
     BabysitConfig,
     DataConfig,
@@ -161,10 +159,6 @@ def test_every_option_has_a_help_and_defaults_are_good(config: type[Any]) -> Non
 def test_a_stage_is_found_by_its_name() -> None:
     assert all(config.stage == name for name, config in STAGES.items())
     assert next(iter(STAGES)) == "babysit"
-
-
-def test_recipes_exist() -> None:
-    assert set(RECIPES) <= set(augment.RECIPES)
 
 
 def test_where_the_data_is(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from alexnet_mlflow import plots
-from alexnet_mlflow.augment import draw
+from alexnet_mlflow.augment import report
 from alexnet_mlflow.score import Bin
 from alexnet_mlflow.space import Narrowed, Outcome, Point, Range, Space, draws
 from alexnet_mlflow.train import EpochResult
@@ -60,8 +60,8 @@ def result(
 @pytest.mark.parametrize("count", [1, 2, 12])
 def test_augmentation(count: int) -> None:
     images = torch.from_numpy(pictures(count))
-    chosen = draw(count, torch.Generator().manual_seed(0))
-    figure = plots.augmentation(images, chosen, "Pets: recipe report")
+    augmented = report(images, torch.Generator().manual_seed(0))
+    figure = plots.augmentation(images, augmented, "Pets: recipe report")
     assert len(figure.axes) == 3
     inside(figure)
 
@@ -295,7 +295,7 @@ def test_awkward_names_are_shown_as_they_are_and_stay_inside() -> None:
         plots.narrowing(SPACE, NARROWED, outcomes(SPACE, 5, 1.0), title),
         plots.trial_curves([("completed", [0.5])], title),
         plots.importances({"lr": 1.0}, title),
-        plots.augmentation(images, draw(1, torch.Generator().manual_seed(0)), title),
+        plots.augmentation(images, report(images, torch.Generator().manual_seed(0)), title),
     ]
     for figure in figures:
         inside(figure)

@@ -13,6 +13,7 @@ from torch.nn import functional
 from alexnet_mlflow.augment import normalise, to_pixels
 from alexnet_mlflow.model import Servable
 from alexnet_mlflow.score import (
+    BothWays,
     Scores,
     calibration_error,
     reliability,
@@ -181,3 +182,18 @@ def test_what_is_not_a_number_is_in_no_bin() -> None:
     assert reliability(scores_of([math.nan, 0.9], [True, True]))[0].n == 1
     assert reliability(scores_of([math.nan], [True])) == []
     assert calibration_error([]) == 0.0
+
+
+class LeftHalf(nn.Module):
+    def forward(self, pixels: Tensor) -> Tensor:
+        return pixels[..., :16].mean(dim=(2, 3))
+
+
+def test_both_ways_is_the_mean_with_the_mirror_image() -> None:
+    """Of a model that looks at the left half alone."""
+    model = LeftHalf()
+    pixels = torch.rand(5, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    found = BothWays(model)(pixels)
+    assert torch.allclose(found, pixels.mean(dim=(2, 3)), atol=1e-6)
+    assert torch.allclose(found, BothWays(model)(pixels.flip(-1)))
+    assert not torch.allclose(found, model(pixels), atol=1e-3)

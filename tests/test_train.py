@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import subprocess
 import sys
@@ -22,8 +23,9 @@ from alexnet_mlflow.config import TrainConfig
 from alexnet_mlflow.data import Split, Splits
 from alexnet_mlflow.model import build
 from alexnet_mlflow.options import BadInput
+from alexnet_mlflow.recipe import RECIPES
 from alexnet_mlflow.score import score
-from alexnet_mlflow.train import EpochResult, fit, pick_device, resident
+from alexnet_mlflow.train import EpochResult, fit, kept_weights, pick_device, resident
 
 CPU = torch.device("cpu")
 CLASSES = 3
@@ -212,13 +214,20 @@ def test_the_pictures_are_left_as_they_were(data: Splits) -> None:
 
 
 @pytest.mark.parametrize(
-    ("network", "optimizer", "epochs", "batch_size"),
-    [(small, "sgd", 3, 32), (small, "adam", 3, 32), (alexnet, "sgd", 2, 48)],
+    ("network", "recipe", "optimizer", "epochs", "batch_size"),
+    [
+        (small, "report", "sgd", 3, 32), (small, "report", "adam", 3, 32),
+        (alexnet, "report", "sgd", 2, 48), (small, "strong", "sgd", 3, 8),
+        (small, "strong", "adam", 3, 8), (alexnet, "strong", "sgd", 2, 48),
+    ],
 )
 def test_a_resumed_training_equals_an_uninterrupted_one(
-    data: Splits, tmp_path: Path, network: Network, optimizer: str, epochs: int, batch_size: int
+    data: Splits, tmp_path: Path, network: Network, recipe: str, optimizer: str, epochs: int,
+    batch_size: int,
 ) -> None:
-    config = settings(optimizer=optimizer, lr=1e-3, epochs=epochs, batch_size=batch_size)
+    config = settings(
+        optimizer=optimizer, recipe=recipe, lr=1e-3, epochs=epochs, batch_size=batch_size
+    )
     whole = network()
     expected = list(fit(whole, data, config, CPU))
 
@@ -230,10 +239,13 @@ def test_a_resumed_training_equals_an_uninterrupted_one(
 
     assert [item.epoch for item in results] == [item.epoch for item in expected[1:]]
     assert equal(resumed, whole)
-    assert results[-1].state()["step"] == expected[-1].state()["step"]
-    for name in ("train_loss", "train_accuracy", "val_loss", "val_accuracy"):
-        found = [getattr(item, name) for item in results]
-        assert found == [getattr(item, name) for item in expected[1:]]
+    found, state = results[-1].state(), expected[-1].state()
+    assert found["step"] == state["step"]
+    kept = zip(kept_weights(found).values(), kept_weights(state).values(), strict=True)
+    assert all(torch.equal(one, other) for one, other in kept)
+    for name in ("train_loss", "train_accuracy", "val_loss", "val_accuracy", "learning_rate"):
+        figures = [getattr(item, name) for item in results]
+        assert figures == [getattr(item, name) for item in expected[1:]]
 
 
 def test_a_state_counts_epochs_and_steps(data: Splits) -> None:
@@ -361,6 +373,128 @@ def test_the_optimizers_are_what_they_are_called() -> None:
     assert sgd.defaults["momentum"] == 0.8
     assert sgd.defaults["weight_decay"] == adam.defaults["weight_decay"] == 0.01
     assert sgd.defaults["fused"] and adam.defaults["fused"]
+
+
+# Recipe strong
+
+
+def strong_by_hand(model: nn.Module, data: Splits, config: TrainConfig) -> tuple[nn.Module, float]:
+    """Recipe `strong` as a plain loop, from its parts' definitions; the average, the last loss."""
+    recipe, averaged = RECIPES["strong"], copy.deepcopy(model)
+    images, labels = torch.from_numpy(data.train.images), torch.from_numpy(data.train.labels)
+    optimizer = torch.optim.SGD(
+        model.parameters(), lr=1.0, momentum=config.momentum, nesterov=True,
+        weight_decay=config.weight_decay,
+    )
+    coins = torch.rand(len(images), generator=torch.Generator().manual_seed(config.seed)) < 0.5
+    generator = torch.Generator().manual_seed(config.seed)
+    torch.manual_seed(config.seed)
+    step, steps = 0, config.epochs * math.ceil(len(images) / config.batch_size)
+    for epoch in range(1, config.epochs + 1):
+        sums = 0.0
+        for rows in torch.randperm(len(images), generator=generator).split(config.batch_size):
+            moves = torch.randint(-4, 5, (2, len(rows)), generator=generator)
+            pictures = []
+            for row, down, right in zip(rows, *moves, strict=True):
+                image = functional.pad(images[row][None] / 255, (4, 4, 4, 4), mode="reflect")[0]
+                image = image[:, 4 + down :, 4 + right :][:, :32, :32]
+                mirrored = bool(coins[row]) is (epoch % 2 == 0)
+                pictures.append(image.flip(-1) if mirrored else image)
+            batch = torchvision.normalize(
+                torch.stack(pictures), list(IMAGENET_MEAN), list(IMAGENET_STD)
+            )
+            optimizer.param_groups[0]["lr"] = recipe.lr_at(step, steps, config.lr)
+            chances = model(batch).log_softmax(dim=1)
+            share = recipe.smoothing / CLASSES
+            goal = torch.full_like(chances, share).scatter(1, labels[rows, None], 1 - 2 * share)
+            optimizer.zero_grad()
+            (-(goal * chances).sum(dim=1).mean()).backward()
+            optimizer.step()
+            step += 1
+            sums += float(functional.nll_loss(chances.detach(), labels[rows], reduction="sum"))
+            if step < 5 or step % 5 == 0:
+                kept = recipe.average**5 * (step / steps) ** 3
+                for mean, weight in zip(averaged.parameters(), model.parameters(), strict=True):
+                    mean.data = kept * mean.data + (1 - kept) * weight.data
+    return averaged, sums / len(images)
+
+
+def test_strong_equals_a_plain_loop(data: Splits) -> None:
+    config = settings(recipe="strong", lr=0.05, epochs=3, batch_size=8)
+    model, plain = small(), small()
+    *_, last = fit(model, data, config, CPU)
+    averaged, loss = strong_by_hand(plain, data, config)
+    assert last.train_loss == pytest.approx(loss, abs=1e-5)  # of the plain cross entropy
+    assert last.val_loss == pytest.approx(score(averaged, *resident(data.val, CPU)).loss, abs=1e-5)
+    for one, other in ((model, plain), (kept(last), averaged)):
+        for found, expected in zip(one.parameters(), other.parameters(), strict=True):
+            assert torch.allclose(found, expected, atol=1e-5)
+
+
+def kept(result: EpochResult) -> nn.Module:
+    model = small(seed=9)
+    model.load_state_dict(kept_weights(result.state()))
+    return model
+
+
+def test_strong_is_validated_and_kept_under_its_averaged_weights(data: Splits) -> None:
+    model = small()
+    for result in fit(model, data, settings(recipe="strong", lr=0.1, batch_size=8), CPU):
+        under = score(kept(result), *resident(data.val, CPU))
+        assert (result.val_loss, result.val_accuracy) == (under.loss, under.accuracy)
+        assert not equal(kept(result), model)
+        assert result.val_loss != score(model, *resident(data.val, CPU)).loss
+
+
+def test_the_report_keeps_the_weights_themselves(data: Splits) -> None:
+    model = small()
+    *_, last = fit(model, data, settings(), CPU)
+    assert "averaged" not in last.state()
+    assert equal(kept(last), model)
+
+
+def test_the_rate_that_is_told_is_that_of_the_last_step(data: Splits) -> None:
+    config = settings(recipe="strong", lr=0.1, epochs=3, batch_size=8)  # 9 steps an epoch
+    rates = [result.learning_rate for result in fit(small(), data, config, CPU)]
+    assert rates == [RECIPES["strong"].lr_at(step, 27, 0.1) for step in (8, 17, 26)]
+
+
+def test_at_a_fresh_net_the_loss_is_the_plain_one(data: Splits) -> None:
+    """Smoothed labels are learnt from; what is told is the cross entropy of the true ones."""
+    model, (images, labels) = small(), resident(data.train, CPU)
+    model.eval()
+    pictures = images.float() / 255
+    expected = functional.cross_entropy(model(pictures), labels).item()
+    optimizer = train.make_optimizer(model, settings(recipe="strong"))
+    _, loss = train.train_step(model, optimizer, pictures, labels, smoothing=0.9)
+    assert loss.item() == expected
+    [slope] = (weight.grad for name, weight in model.named_parameters() if name == "5.bias")
+    _, loss = train.train_step(model, optimizer, pictures, labels)
+    assert slope is not None and not torch.equal(slope, model[5].bias.grad)  # type: ignore[index]
+
+
+def test_strong_has_nesterov_where_there_is_momentum_and_decouples_adams_decay() -> None:
+    sgd = train.make_optimizer(small(), settings(recipe="strong"))
+    assert sgd.defaults["nesterov"] and sgd.defaults["weight_decay"] == 1e-3
+    still = train.make_optimizer(small(), settings(recipe="strong", momentum=0.0))
+    assert not still.defaults["nesterov"]
+    adam = train.make_optimizer(small(), settings(recipe="strong", optimizer="adam", lr=0.01))
+    assert isinstance(adam, torch.optim.AdamW) and adam.defaults["fused"]
+    assert not isinstance(train.make_optimizer(small(), settings(optimizer="adam")),
+                          torch.optim.AdamW)
+
+
+@pytest.mark.parametrize("lr", [1e-4, 1e-2])
+def test_adams_decoupled_decay_does_not_depend_on_the_rate(lr: float) -> None:
+    model = small()
+    before = weights(model)
+    config = settings(recipe="strong", optimizer="adam", lr=lr, weight_decay=0.01)
+    optimizer = train.make_optimizer(model, config)
+    for weight in model.parameters():
+        weight.grad = torch.zeros_like(weight)
+    optimizer.step()
+    for old, new in zip(before, model.parameters(), strict=True):
+        assert torch.allclose(new, 0.99 * old, rtol=1e-5, atol=0)
 
 
 def test_a_resident_split_is_the_split(data: Splits) -> None:

@@ -20,7 +20,7 @@ import torch
 from torch import nn
 
 from alexnet_mlflow import checks, model, plots, registry
-from alexnet_mlflow.augment import draw
+from alexnet_mlflow.augment import mirrors
 from alexnet_mlflow.checks import Check, Verdict
 from alexnet_mlflow.compare import counted
 from alexnet_mlflow.config import RunConfig, TrainConfig
@@ -28,6 +28,7 @@ from alexnet_mlflow.data import Inspection, Splits, baselines, stratified_part
 from alexnet_mlflow.data.split import Split
 from alexnet_mlflow.options import BadInput
 from alexnet_mlflow.progress import say
+from alexnet_mlflow.recipe import RECIPES
 from alexnet_mlflow.runs import Tracker
 from alexnet_mlflow.track import connect, load_model, model_classes
 from alexnet_mlflow.train import EpochResult, divergence
@@ -264,8 +265,10 @@ def git_commit() -> str:
 
 
 def _grid(config: RunConfig, data: Splits) -> Any:
-    """Some training pictures of every class in the recipe's draw, seeded."""
+    """Some training pictures of every class as the recipe changes them, seeded."""
     part = stratified_part(data.train, GRID_PICTURES, config.split_seed)
     images = torch.from_numpy(part.images)
-    chosen = draw(len(images), torch.Generator().manual_seed(config.seed))
-    return plots.augmentation(images, chosen, f"{data.title}: recipe {config.recipe}")
+    mirrored = mirrors(len(images), config.seed, images.device)
+    generator = torch.Generator().manual_seed(config.seed)
+    augmented = RECIPES[config.recipe].augment(images, generator, mirrored)
+    return plots.augmentation(images, augmented, f"{data.title}: recipe {config.recipe}")

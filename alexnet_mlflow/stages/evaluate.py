@@ -37,7 +37,7 @@ from alexnet_mlflow.data import (
 from alexnet_mlflow.evaluation import Evaluated, over_seeds
 from alexnet_mlflow.options import BadInput
 from alexnet_mlflow.runs import FoundRun, LoggedModel, Tracker
-from alexnet_mlflow.score import Scores, score_probabilities
+from alexnet_mlflow.score import BothWays, Scores, score_probabilities
 from alexnet_mlflow.stages import StageResult, beside, close, git_commit
 from alexnet_mlflow.track import load_model, model_classes
 from alexnet_mlflow.train import pick_device, resident
@@ -61,6 +61,7 @@ class Opened:
     seen: np.ndarray  # rows of test with an exact or near copy in train or val
     compared: int  # rows of test that were compared for that
     device: torch.device
+    flip: bool
 
 
 def run(config: EvaluateConfig, tracker: Tracker) -> StageResult:
@@ -122,7 +123,7 @@ def _opened(config: EvaluateConfig, final: FoundRun, device: torch.device) -> Op
             "it on another folder of this name, rename that"
         )
     test = load_test(division)
-    return Opened(division, data, test, *seen_rows(data.train, data.val, test), device)
+    return Opened(division, data, test, *seen_rows(data.train, data.val, test), device, config.flip)
 
 
 def _division(config: EvaluateConfig, final: FoundRun, dataset: str) -> DataConfig:
@@ -169,6 +170,9 @@ def _one(
         best["val_pictures"] = float(len(data.val))
         here.metrics({**best, "test_looks": looks})
         figures, sentences = _told(here, seen, opened.seen, opened.compared, model, device, uri)
+        if opened.flip:
+            both, sentence = _both_ways(seen, here, model, device)
+            figures, sentences = {**figures, **both}, (*sentences, sentence)
         plain, told = beside(data, test)
         here.metrics(plain)
         close(here, "pass")
@@ -198,6 +202,19 @@ def _told(
         *unseen, *points,
         f"On this {device.type}: {many:.0f} pictures/s, one alone in {alone:.1f} ms.",
     )
+
+
+def _both_ways(
+    seen: Evaluated, here: Tracker, model: nn.Module, device: torch.device
+) -> tuple[dict[str, float], str]:
+    """The accuracy of the mean of a picture's and its mirror image's probabilities.
+
+    Logged beside `test_accuracy`, which stays what the model alone reaches.
+    """
+    scores = score_probabilities(BothWays(model), *resident(seen.pictures, device))
+    found = evaluation.share("test_accuracy_flip", scores.correct, scores.n)
+    here.metrics(found)
+    return found, f"With the mirror images too: {counted(scores.correct, scores.n)}."
 
 
 def _elsewhere(
@@ -230,6 +247,9 @@ def _elsewhere(
         scores = score_probabilities(model, *resident(pictures, device))
         seen = Evaluated(data.title, classes, pictures, scores, None, data.digest)
         figures, sentences = _told(here, seen, copies, compared, model, device, uri)
+        if config.flip:
+            both, sentence = _both_ways(seen, here, model, device)
+            figures, sentences = {**figures, **both}, (*sentences, sentence)
         close(here, "pass")
         figures |= {"final_run": final.run_id, "trained_on": final.tags["dataset"]}
         return StageResult("evaluate", here.run_id, "pass", (*sentences, *doubt), figures, uri)
@@ -306,13 +326,18 @@ def _several(
         spread, sentence = over_seeds(
             "test_accuracy", [one.figures["test_accuracy"] for one in results]
         )
-        figures = {**chosen.figures, **spread}
+        figures, told = {**chosen.figures, **spread}, []
+        if opened.flip:
+            name = "test_accuracy_flip"
+            both, mirrored = over_seeds(name, [one.figures[name] for one in results])
+            figures |= both
+            told = ["With the mirror images too. " + mirrored]
         here.metrics({name: value for name, value in figures.items() if name != "final_run"})
         here.tags({"chosen_evaluate": chosen.run_id, "model_uri": chosen.model_uri})
         close(here, "pass")
         return StageResult(
             "evaluate", here.run_id, "pass",
-            (*_by_seed(finals, results), sentence, "The seed that is best on validation:",
+            (*_by_seed(finals, results), sentence, *told, "The seed that is best on validation:",
              *chosen.sentences),
             {**figures, "seeds": len(finals)},
             chosen.model_uri,

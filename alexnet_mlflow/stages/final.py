@@ -32,6 +32,7 @@ from alexnet_mlflow.evaluation import over_seeds
 from alexnet_mlflow.model import AlexNet, Servable, build
 from alexnet_mlflow.options import BadInput, option_name
 from alexnet_mlflow.progress import say, shown
+from alexnet_mlflow.recipe import RECIPES
 from alexnet_mlflow.runs import FoundRun, LoggedModel, Tracker
 from alexnet_mlflow.stages import (
     NOT_PARAMETERS,
@@ -45,7 +46,15 @@ from alexnet_mlflow.stages import (
     train_config,
 )
 from alexnet_mlflow.track import logged
-from alexnet_mlflow.train import EpochResult, State, better, divergence, fit, pick_device
+from alexnet_mlflow.train import (
+    EpochResult,
+    State,
+    better,
+    divergence,
+    fit,
+    kept_weights,
+    pick_device,
+)
 
 BEST = ("best_val_accuracy", "best_val_loss", "best_epoch")
 EXAMPLES = 2  # pictures of the input example; with one, torch.export would fix the batch at 1
@@ -63,7 +72,7 @@ class Progress:
         """One more epoch; a copy of its weights is kept if it is the best so far."""
         self.history.append(result)
         if better(result, self.best):
-            self.best, self.best_weights = result, copy.deepcopy(result.state()["model"])
+            self.best, self.best_weights = result, copy.deepcopy(kept_weights(result.state()))
 
 
 def run(config: FinalConfig, tracker: Tracker) -> StageResult:
@@ -193,13 +202,18 @@ def _together(config: FinalConfig, results: Sequence[StageResult], here: Tracker
 
 
 def _with_rates(config: FinalConfig, tracker: Tracker, data: Splits) -> FinalConfig:
-    """lr and weight decay as given, or from the latest finished search; the rest from the preset.
-    """
+    """lr and weight decay as given, or from the latest finished search, or the recipe's own; the
+    rest from the preset."""
     config = resolve(config)
     if config.lr is not None and config.weight_decay is not None:
         return config
     tags = {"stage": "search", "dataset": data.name, "optimizer": config.optimizer}
     search = tracker.latest(**tags, recipe=config.recipe)  # finished: a warning does not matter
+    assert config.batch_size is not None
+    own = RECIPES[config.recipe].rates_at(config.optimizer, config.batch_size)
+    if search is None and own is not None:
+        say(f"There is no finished search, so the rates are those of recipe {config.recipe}.")
+        return _filled(config, *own)
     if search is None:
         raise BadInput(
             f"there is no finished search of {data.name} with {config.optimizer} in this "
@@ -208,11 +222,16 @@ def _with_rates(config: FinalConfig, tracker: Tracker, data: Splits) -> FinalCon
         )
     if search.tags["data_digest"] != data.digest:
         say(f"The rates come from a search on other pictures (run {search.run_id}).")
-    lr, decay = config.lr, config.weight_decay
+    found = (float(search.params[name]) for name in ("best_lr", "best_weight_decay"))
+    return _filled(config, *found)
+
+
+def _filled(config: FinalConfig, lr: float, decay: float) -> FinalConfig:
+    """The config with these rates where it has none of its own."""
     return dataclasses.replace(
         config,
-        lr=float(search.params["best_lr"]) if lr is None else lr,
-        weight_decay=float(search.params["best_weight_decay"]) if decay is None else decay,
+        lr=lr if config.lr is None else config.lr,
+        weight_decay=decay if config.weight_decay is None else config.weight_decay,
     )
 
 
@@ -321,8 +340,8 @@ def _closed(
     here.metrics(summary, model=model)
     plain, told = beside(data, data.val)
     here.metrics(plain)
-    if model:
-        here.tags({"model_uri": model.uri})
+    weights = "averaged" if RECIPES[config.recipe].average else "last"
+    here.tags({"weights": weights, **({"model_uri": model.uri} if model else {})})
     found = _judgements(progress.history, best)
     failed = judged(here, found, last) == "fail"
     if not failed:
@@ -330,7 +349,7 @@ def _closed(
     right = round(best.val_accuracy * len(data.val))
     sentence = (
         f"Best on validation: {counted(right, len(data.val))}, loss {best.val_loss:.4f}, at epoch "
-        f"{best.epoch} of {last.epoch}; that epoch's weights are the model."
+        f"{best.epoch} of {last.epoch}; that epoch's {weights} weights are the model."
     )
     figures = {**summary, "lr": config.lr, "weight_decay": config.weight_decay, **plain}
     sentences = (sentence, told, *(check.sentence for check in found))

@@ -20,7 +20,7 @@ from alexnet_mlflow.options import BadInput
 from alexnet_mlflow.runs import FoundRun
 from alexnet_mlflow.score import Scores
 from alexnet_mlflow.stages import evaluate, promote
-from alexnet_mlflow.track import connect
+from alexnet_mlflow.track import connect, load_model
 from tests.conftest import Babysat
 
 
@@ -111,6 +111,30 @@ def test_looks_at_the_same_moment_are_all_counted(
     client.delete_run(str(one.run_id))
     with tracker.child("third", tags) as third:
         assert evaluate._look(final, third) == before + 3
+
+
+def test_with_the_mirror_images_is_told_apart(
+    babysat: Babysat, client: MlflowClient, pictures: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(babysat.folder)
+    run = client.get_run(babysat.runs["evaluate"][0].info.run_id)
+    final = run.data.tags["final_run"]
+    assert not any("flip" in name for name in run.data.metrics)
+    config = EvaluateConfig(dataset=str(pictures), run=final, device="cpu", flip=True)
+    result = evaluate.run(config, connect())
+    again = client.get_run(str(result.run_id)).data.metrics
+    for name in ("test_accuracy", "test_loss", "test_calibration_error"):
+        assert again[name] == run.data.metrics[name], "what the model alone does has changed"
+    test = load_test(DataConfig(dataset=str(pictures)))
+    pixels = torch.from_numpy(test.images) / 255
+    model = load_model(run.data.tags["model_uri"])
+    with torch.inference_mode():
+        both = (model(pixels) + model(pixels.flip(-1))) / 2
+    correct = int((both.argmax(dim=1).numpy() == test.labels).sum())
+    assert again["test_accuracy_flip"] == result.figures["test_accuracy_flip"] == correct / 12
+    low, high = wilson(correct, 12)
+    assert (again["test_accuracy_flip_low"], again["test_accuracy_flip_high"]) == (low, high)
+    assert any("mirror images too: " in sentence for sentence in result.sentences)
 
 
 def test_other_pictures_are_refused(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import json
 import os
@@ -19,12 +20,17 @@ from alexnet_mlflow import checkpoint
 from alexnet_mlflow.commands import SyncConfig
 from alexnet_mlflow.compare import mean_interval
 from alexnet_mlflow.config import EvaluateConfig, FinalConfig
+from alexnet_mlflow.data import load
 from alexnet_mlflow.options import BadInput
+from alexnet_mlflow.recipe import RECIPES
+from alexnet_mlflow.score import score_probabilities
 from alexnet_mlflow.stages import evaluate, final, sync
 from alexnet_mlflow.track import connect, load_model, model_classes
-from alexnet_mlflow.train import EpochResult
+from alexnet_mlflow.train import EpochResult, resident
 from tests.conftest import Babysat
 from tests.stores import made
+
+CPU = torch.device("cpu")
 
 
 def settings(pictures: Path, **changes: object) -> FinalConfig:
@@ -52,6 +58,15 @@ def test_auto_takes_the_latest_search_of_this_optimizer(store: Path, pictures: P
     result = final.run(settings(pictures, lr=None, weight_decay=None, epochs=1), root)
     assert result.figures["lr"] == 0.0002 and result.figures["weight_decay"] == 1e-5
     assert model_classes(str(result.model_uri)) == ("blue", "red"), "the model lost their names"
+
+
+def test_without_a_search_strong_brings_its_own_rates(store: Path, pictures: Path) -> None:
+    wanted = settings(pictures, lr=None, weight_decay=0.0, epochs=1)
+    with pytest.raises(BadInput, match="no finished search of colours with adam"):
+        final.run(wanted, connect())
+    result = final.run(dataclasses.replace(wanted, recipe="strong"), connect())
+    lr, _ = RECIPES["strong"].rates["adam"]
+    assert (result.figures["lr"], result.figures["weight_decay"]) == (lr / 2, 0.0)  # batch 8
 
 
 def test_the_model_is_the_best_epochs(babysat: Babysat) -> None:
@@ -100,6 +115,21 @@ def test_a_loss_that_rose_fails(store: Path, pictures: Path) -> None:
     assert run.data.tags["outcome"] == "completed"
 
 
+def test_strong_keeps_and_logs_its_averaged_weights(store: Path, pictures: Path) -> None:
+    """The model scores on validation what the run says; the last weights would not."""
+    config = settings(pictures, recipe="strong", lr=1e-3, epochs=4)
+    result = final.run(config, connect())
+    run = MlflowClient().get_run(str(result.run_id))
+    assert run.data.tags["weights"] == "averaged" and run.data.tags["recipe"] == "strong"
+    val = load(config).val
+    served = score_probabilities(load_model(str(result.model_uri)), *resident(val, CPU))
+    assert served.accuracy == result.figures["best_val_accuracy"]
+    assert served.loss == pytest.approx(result.figures["best_val_loss"], abs=1e-5)
+    assert any("averaged weights" in sentence for sentence in result.sentences)
+    plain = final.run(settings(pictures, epochs=1), connect())
+    assert MlflowClient().get_run(str(plain.run_id)).data.tags["weights"] == "last"
+
+
 def test_divergence_is_an_outcome(store: Path, pictures: Path) -> None:
     result = final.run(settings(pictures, optimizer="sgd", lr=1e6), connect())
     assert result.verdict == "fail" and result.model_uri is None
@@ -113,13 +143,17 @@ def weights_of(uri: str) -> dict[str, torch.Tensor]:
     return load_model(uri).state_dict()
 
 
-@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+@pytest.mark.parametrize(
+    ("optimizer", "recipe"), [("sgd", "report"), ("adam", "report"), ("sgd", "strong")]
+)
 def test_killed_and_resumed_is_the_same_run_with_the_same_weights(
-    store: Path, pictures: Path, optimizer: str
+    store: Path, pictures: Path, optimizer: str, recipe: str
 ) -> None:
-    config = settings(pictures, optimizer=optimizer, epochs=6)
+    config = settings(pictures, optimizer=optimizer, recipe=recipe, epochs=6)
     straight = final.run(config, connect())
-    names = ("dataset", "optimizer", "lr", "weight_decay", "epochs", "batch_size", "device")
+    names = (
+        "dataset", "optimizer", "recipe", "lr", "weight_decay", "epochs", "batch_size", "device",
+    )
     options = [f"--{name.replace('_', '-')}={getattr(config, name)}" for name in names]
     command = [sys.executable, "-m", "alexnet_mlflow", "final", *options]
     environment = {**os.environ, "MLFLOW_TRACKING_URI": f"sqlite:///{store}/mlflow.db"}
@@ -135,7 +169,7 @@ def test_killed_and_resumed_is_the_same_run_with_the_same_weights(
     [killed] = checkpoint.newest()
     client = MlflowClient()
     assert client.get_run(killed).info.status == "RUNNING"
-    resumed = final.run(settings(pictures, optimizer=optimizer, epochs=6, resume="last"), connect())
+    resumed = final.run(dataclasses.replace(config, resume="last"), connect())
     assert resumed.run_id == killed and client.get_run(killed).info.status == "FINISHED"
     for name in ("train_loss", "val_accuracy"):
         one = [(p.step, p.value) for p in client.get_metric_history(killed, name)]
