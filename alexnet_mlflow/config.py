@@ -30,6 +30,7 @@ from alexnet_mlflow.options import (
 OPTIMIZERS = ("sgd", "adam")
 RECIPES = ("report", "strong")
 DEVICES = ("auto", "cpu", "cuda")
+PRECISIONS = ("auto", "fp32", "tf32", "bf16")
 SAMPLERS = ("random", "tpe", "qmc")
 PRUNERS = ("off", "epoch", "halving")
 ENGINES = ("local", "ray")
@@ -87,6 +88,7 @@ class RunConfig(DataConfig):
     optimizer: str = option("sgd", "The optimizer.", OPTIMIZERS)
     recipe: str = option("report", "Augmentation and schedule.", RECIPES)
     device: str = option("auto", "Where to compute; auto = cuda where there is one.", DEVICES)
+    precision: str = option("auto", "Of the layers; auto = bf16 on CUDA, else fp32.", PRECISIONS)
     seed: int = option(0, "Seed of the weights, the batches, the augmentation and the draws.")
     batch_size: int | None = option(None, "Pictures a batch; auto = the data set's preset.")
     momentum: float = option(0.9, "Momentum of SGD; Adam ignores it.")
@@ -290,6 +292,7 @@ class TrainConfig:
     epochs: int
     recipe: str
     seed: int
+    precision: str = "auto"
 
 
 @dataclass(frozen=True, kw_only=True)

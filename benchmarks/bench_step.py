@@ -34,9 +34,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from alexnet_mlflow.augment import IMAGENET_MEAN, IMAGENET_STD, normalise, to_pixels
 from alexnet_mlflow.config import TrainConfig
 from alexnet_mlflow.data import Split, Splits
+from alexnet_mlflow.malloc import keep_freed_memory
 from alexnet_mlflow.model import AlexNet, build, layer_table
 from alexnet_mlflow.stages import git_commit
-from alexnet_mlflow.train import fit, keep_freed_memory, make_optimizer, train_step
+from alexnet_mlflow.train import fit, make_optimizer, train_step
 
 CLASSES = 10
 STEPS = 12  # of each measured pass

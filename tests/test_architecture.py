@@ -22,11 +22,10 @@ PACKAGE = "alexnet_mlflow"
 # A module imports only from what stands before it.
 ORDER = (
     "options", "config", "commands", "signals", "postgres", "server", "data", "augment", "recipe",
-    "model",
-    "score", "compare", "contest", "detect", "checks", "train", "probes", "checkpoint", "alive",
-    "turn", "progress", "space", "prune", "plots", "runs", "reach", "served", "track", "registry",
-    "sync", "candidates", "storage", "study", "trial", "engines", "gate", "findings", "evaluation",
-    "stages", "pipeline", "cli",
+    "model", "score", "compare", "contest", "detect", "checks", "graph", "malloc", "train",
+    "probes", "checkpoint", "alive", "turn", "progress", "space", "prune", "plots", "runs", "reach",
+    "served", "track", "registry", "sync", "candidates", "storage", "study", "trial", "engines",
+    "gate", "findings", "evaluation", "stages", "pipeline", "cli",
 )
 # Libraries that these modules alone may import ...
 ONLY_IN = {
