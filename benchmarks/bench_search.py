@@ -93,15 +93,13 @@ def processes(settings: Settings) -> dict[str, Any]:
     from alexnet_mlflow.space import Outcome, Range, Space, draws, narrow
 
     config, started = SearchConfig(**settings), time.perf_counter()
-    space: Space | None = Space(
+    space = Space(
         Range(config.lr_low, config.lr_high),
         Range(config.weight_decay_low, config.weight_decay_high),
     )
-    tried = []
+    tried, learnt = [], False
     with tempfile.TemporaryDirectory() as folder:
         for size, seed in ((config.trials, config.seed), (config.fine_trials, config.seed + 1)):
-            if space is None:
-                break
             outcomes, chance = [], 0.0
             for point in draws(space, size, seed):
                 words = [__file__, f"--one={json.dumps([settings, *asdict(point).values()])}"]
@@ -110,9 +108,12 @@ def processes(settings: Settings) -> dict[str, Any]:
                 value = None if found["diverged"] else found["accuracy"]
                 outcomes.append(Outcome(point, value))
                 tried.append((point, found, value))
-            narrowed = narrow(space, outcomes, chance)
-            space = narrowed.space if narrowed else None
-    sound = [(value, -found["loss"], point) for point, found, value in tried if value is not None]
+            narrowed = None if learnt else narrow(space, outcomes, chance)
+            if narrowed is None:
+                break  # these were the fine ones, or no coarse one has learnt: no winner
+            space, learnt = narrowed.space, True
+    sound = [(value, -found["loss"], point) for point, found, value in tried
+             if value is not None and learnt]
     best = max(sound, key=lambda row: row[:2], default=None)
     return {
         "wall_seconds": round(time.perf_counter() - started, 2), "verdict": None,

@@ -35,7 +35,7 @@ TINY = {
     "bench_tracking": ("--epochs=1 --trials=1 --pictures=16", {"of", "seconds"}),
     "bench_start": ("--rounds=1 --limit=8", {"help", "import_both", "first_epoch"}),
     "bench_search": (
-        "--rounds=1 --limit=24 --batch-size=8 --trials=1 --fine-trials=0 --epochs=1 "
+        "--rounds=1 --limit=24 --batch-size=8 --trials=2 --fine-trials=1 --epochs=1 "
         "--rival=exhaustive --rival=processes", {"exhaustive", "processes"},
     ),
     "bench_scale": ("--pictures=300 --steps=1 --trials=2", {"of", "count", "peak_mib",
@@ -55,7 +55,7 @@ def made_up(runs: list[float] = RUNS, **changes: Any) -> dict[str, Any]:
 def script(name: str, *words: str, given: str = "") -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, str(FOLDER / name), *words], input=given, text=True, capture_output=True,
-        cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"}, timeout=280,
+        cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"}, timeout=900,
     )
 
 
