@@ -9,7 +9,7 @@ Pictures: a zip of generated JPEGs of 32x32 in ten classes (made first, not time
 (decoded, kept in the cache, divided), loaded again (from the cache), and trained on: `--steps`
 steps of AlexNet with Adam, so that its memory counts, then one whole epoch of `fit` and its
 validation with a net of one layer, so that every picture is used. Part of the memory is mapped from
-files (told): the kernel takes that back when others need it. A million take about 12 GB of disk.
+files (told): the kernel takes that back when others need it. --folder says where the files go.
 Trials: `search` on 24 faces, one epoch a trial, exhaustive: what is timed is what surrounds
 training. A tenth of the trials, the first and the last, by the times at which their runs began.
 Ratios: what the smallest number costs a picture or trial, over what this one costs: 1 is linear.
