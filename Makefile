@@ -7,12 +7,13 @@ READY := $(VENV)/.ready
 UV := $(BIN)/uv pip install --quiet --python $(BIN)/python
 STAGE ?= babysit
 DATASET ?= faces
+DEVICE ?= cpu
 DEMO := --dataset=faces --optimizer=both --trials=10 --fine-trials=3 --repeats=1 --epochs=10
 
 export MLFLOW_DISABLE_TELEMETRY ?= true
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint ui server lock docker-gpu docker docker-run docker-engine clean
+.PHONY: help setup demo test lint bench bench-check ui server lock docker-gpu docker docker-run docker-engine clean
 
 help:  ## Show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /|/' | awk -F'|' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -48,6 +49,13 @@ lint: $(READY)  ## Check style and types
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/hadolint Dockerfile docker/server.Dockerfile
+
+# BENCH=bench_step for one of them; DEVICE=cuda for those that know a GPU. Leave the machine alone.
+bench: $(READY)  ## Run the benchmarks and keep their records in benchmarks/records
+	$(BIN)/python benchmarks/run.py --device=$(DEVICE) $(BENCH)
+
+bench-check: $(READY)  ## Hold the quick benchmarks' ratios against the newest records
+	$(BIN)/python benchmarks/run.py --check --device=$(DEVICE) $(BENCH)
 
 lock: $(READY)  ## Write the locks anew from the ranges in pyproject.toml
 	$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes \
