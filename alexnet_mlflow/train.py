@@ -142,9 +142,7 @@ def pick_precision(name: str, device: torch.device) -> str:
 
 def multiply_in(precision: str) -> None:
     """How CUDA multiplies float32 from now on: in TF32, unless it is to be exact."""
-    kind = "ieee" if precision == "fp32" else "tf32"
-    torch.backends.cuda.matmul.fp32_precision = kind
-    torch.backends.cudnn.conv.fp32_precision = kind  # type: ignore[attr-defined]
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = precision != "fp32"
 
 
 def resident(split: Split, device: torch.device) -> tuple[Tensor, Tensor]:
