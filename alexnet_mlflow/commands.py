@@ -228,7 +228,26 @@ class SyncConfig:
                 raise BadInput(f"{named} must name a tracking store: give e.g. {named}={example}")
 
 
+@dataclass(frozen=True, kw_only=True)
+class DoctorConfig:
+    """Is all well here: store, registry, disks, GPU, data, models? Which runs were left open?"""
+
+    command: ClassVar[str] = "doctor"
+
+    data_dir: str = option("", DATA_DIR)
+    fix: bool = option(False, "Close the runs whose processes are gone, as FAILED.")
+    older_than: float = option(
+        0.0, "Hours without a sign after which a run of another machine counts as gone; 0 = never."
+    )
+    json: bool = option(False, "The line of JSON alone.")
+
+    def __post_init__(self) -> None:
+        check_at_least(self, 0, "older_than")
+
+
 COMMANDS: dict[str, type[Any]] = {
     config.command: config
-    for config in (PredictConfig, ExportConfig, SyncConfig, DockerRunConfig, ServerConfig)
+    for config in (
+        PredictConfig, ExportConfig, SyncConfig, DoctorConfig, DockerRunConfig, ServerConfig,
+    )
 }

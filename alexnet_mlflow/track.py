@@ -22,11 +22,11 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from alexnet_mlflow import reach, signals
+from alexnet_mlflow import alive, reach, signals
 from alexnet_mlflow.data import Splits
 from alexnet_mlflow.options import BadInput
 from alexnet_mlflow.progress import say
-from alexnet_mlflow.runs import SYNCED_FROM, FoundRun, LoggedModel, NullTracker, Tracker
+from alexnet_mlflow.runs import PROCESS, SYNCED_FROM, FoundRun, LoggedModel, NullTracker, Tracker
 from alexnet_mlflow.train import EpochResult
 
 if TYPE_CHECKING:
@@ -89,6 +89,7 @@ class MlflowTracker(NullTracker):
     ) -> Iterator[Tracker]:
         import mlflow
 
+        tags = {**tags, PROCESS: alive.myself()}  # whether it still runs: `doctor`
         run_id = self._here(run_id) if run_id else None
         runner = os.environ.pop("MLFLOW_RUN_ID", None) if self.run_id is None else None
         if runner and run_id:

@@ -24,16 +24,17 @@ ORDER = (
     "options", "config", "commands", "signals", "postgres", "server", "data", "augment", "model",
     "score", "compare", "contest", "detect", "checks", "train", "probes", "checkpoint", "alive",
     "turn", "progress", "space", "prune", "plots", "runs", "reach", "served", "track", "registry",
-    "sync", "candidates", "storage", "study", "trial", "engines", "gate", "findings", "evaluation",
-    "stages", "pipeline", "cli",
+    "sync", "health", "candidates", "storage", "study", "trial", "engines", "gate", "findings",
+    "evaluation", "stages", "pipeline", "cli",
 )
 # Libraries that these modules alone may import ...
 ONLY_IN = {
     "mlflow": {
         "track", "registry", "served", "sync.stores", "sync.files", "sync.runs", "sync.models",
+        "health.stores", "health.orphans",
     },
     "click": {"cli"},
-    "docker": {"stages.docker_run"},
+    "docker": {"stages.docker_run", "health.machine"},
     "optuna": {"storage", "study"},
     "ray": {"engines"},
     "matplotlib": {"plots"},
@@ -45,7 +46,7 @@ ONLY_IN = {
 QUIET = {"matplotlib"}  # ... and these others too, for annotations: `if TYPE_CHECKING:`
 LOAD_TEST_IN = {"data", "stages.evaluate"}  # where it is defined, and the one who may look
 RESTRICTED_UNPICKLER = ("data.cifar10", "_Unpickler")  # its find_class refuses all but arrays
-PACKAGES = {"data", "checks", "sync"}  # their modules may know one another
+PACKAGES = {"data", "checks", "sync", "health"}  # their modules may know one another
 MEANINGLESS = {"utils", "util", "common", "helpers", "misc", "base"}
 FILE_LINES, FUNCTION_LINES = 400, 80
 
