@@ -20,7 +20,7 @@ import click
 from alexnet_mlflow import __version__
 from alexnet_mlflow.commands import COMMANDS, DATA_COMMANDS, DockerRunConfig, ServerConfig
 from alexnet_mlflow.config import STAGES
-from alexnet_mlflow.options import AUTO, BadInput, option_name, option_text
+from alexnet_mlflow.options import AUTO, BadInput, in_one_line, option_name, option_text
 
 STOPPED = {signal.SIGINT: 130, signal.SIGTERM: 143}
 
@@ -215,7 +215,7 @@ def _help_of(error: click.ClickException) -> str:
 
 
 def _refused(sentence: str) -> int:
-    click.echo(f"Error: {sentence}", err=True)
+    click.echo(f"Error: {in_one_line(sentence)}", err=True)
     return 2
 
 

@@ -11,9 +11,11 @@ from typing import Any, ClassVar
 
 from alexnet_mlflow.config import DATA_DIR, DEVICES, OFFLINE, DataConfig
 from alexnet_mlflow.options import (
+    PROCESSES,
     BadInput,
     check_at_least,
     check_choices,
+    check_seeds,
     instead,
     option,
     option_name,
@@ -38,7 +40,8 @@ class GetConfig:
 
     def __post_init__(self) -> None:
         check_choices(self)
-        check_at_least(self, 0, "rotate", "seed")
+        check_at_least(self, 0, "rotate")
+        check_seeds(self, "seed")
         if self.rotate > 9:
             raise BadInput(f"--rotate must be 0 to 9, got {self.rotate}: there are ten folds")
         if self.dataset != "fddb":
@@ -166,7 +169,8 @@ class ServerConfig:
 
     def __post_init__(self) -> None:
         check_choices(self)
-        check_at_least(self, 1, "port", "workers")
+        check_at_least(self, 1, "port")
+        check_at_least(self, 1, "workers", most=PROCESSES)
         if self.port > 65_535:
             raise BadInput(f"--port must be at most 65535, got {self.port}" + instead(self, "port"))
         if "*" in self.allowed_hosts:
