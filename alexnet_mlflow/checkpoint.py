@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import shutil
 import zipfile
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -32,11 +33,16 @@ def save(path: Path, state: dict[str, Any]) -> None:
     """Replace the checkpoint at `path` by `state` (tensors, numbers, texts, dicts and lists)."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix(".tmp")
-    with signals.held(), open(temporary, "wb") as file:
-        torch.save(state, file)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    try:
+        with signals.held(), open(temporary, "wb") as file:
+            torch.save(state, file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        with suppress(OSError):  # half a state is of use to nobody, and its room to all
+            temporary.unlink()
+        raise
 
 
 def load(path: Path) -> dict[str, Any]:

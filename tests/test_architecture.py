@@ -21,11 +21,11 @@ PACKAGE = "alexnet_mlflow"
 
 # A module imports only from what stands before it.
 ORDER = (
-    "options", "config", "commands", "signals", "postgres", "server", "data", "augment", "model",
-    "score", "compare", "contest", "detect", "checks", "train", "probes", "checkpoint", "alive",
-    "turn", "progress", "space", "prune", "plots", "runs", "reach", "exported", "served", "track",
-    "registry", "sync", "health", "candidates", "storage", "study", "trial", "engines", "gate",
-    "findings", "evaluation", "stages", "pipeline", "cli",
+    "options", "refusals", "config", "commands", "signals", "postgres", "server", "data", "augment",
+    "model", "score", "compare", "contest", "detect", "checks", "train", "probes", "checkpoint",
+    "alive", "turn", "progress", "space", "prune", "plots", "runs", "reach", "exported", "served",
+    "track", "registry", "sync", "health", "candidates", "storage", "study", "trial", "engines",
+    "gate", "findings", "evaluation", "stages", "pipeline", "cli",
 )
 # Libraries that these modules alone may import ...
 ONLY_IN = {
