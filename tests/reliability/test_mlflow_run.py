@@ -35,7 +35,10 @@ def test_nothing_but_the_stage_runs(store: Path, point: str, payload: str) -> No
         assert "Usage:" not in done.stdout, "an option was smuggled in"
         assert re.search(r"^Error: ", done.stderr, re.MULTILINE), done.stderr[-2000:]
     for run in MlflowClient().search_runs(["0"]):
-        assert run.info.status == "FAILED"
+        if len(payload) < 2**17:
+            assert run.info.status == "FAILED"
+        else:  # MLflow's runner leaves its own run open when it refuses a parameter
+            assert "stage" not in run.data.tags, "the program was started"
 
 
 def long_run(store: Path, point: str, payload: str):  # type: ignore[no-untyped-def]
