@@ -13,10 +13,10 @@ DEMO := --dataset=faces --optimizer=both --trials=10 --fine-trials=3 --repeats=1
 export MLFLOW_DISABLE_TELEMETRY ?= true
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint bench bench-check ui server lock docker-gpu docker docker-run docker-engine clean
+.PHONY: help setup demo test test-reliability lint audit bench bench-check ui server lock docker-gpu docker docker-run docker-engine clean
 
 help:  ## Show this list
-	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /|/' | awk -F'|' '{printf "  make %-12s %s\n", $$1, $$2}'
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /|/' | awk -F'|' '{printf "  make %-17s %s\n", $$1, $$2}'
 
 setup: $(READY)  ## Make .venv and install the locked packages, every hash checked
 
@@ -43,7 +43,15 @@ server: $(READY)  ## Serve MLflow for a team, with PostgreSQL and a login, until
 
 # A file of tests at a time on each core, torch with one thread.
 test: $(READY)  ## Run the tests
-	OMP_NUM_THREADS=1 $(BIN)/pytest -q -n auto --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/pytest -q -n auto --dist loadfile --ignore=tests/reliability
+
+test-reliability: $(READY)  ## Run the long tests of faults: full disks, hostile parameters
+	OMP_NUM_THREADS=1 $(BIN)/pytest -q -n auto tests/reliability
+
+audit: $(READY)  ## Ask api.osv.dev whether the locked packages have known vulnerabilities
+	for lock in requirements.txt requirements-dev.txt docker/requirements-server.txt; do \
+		$(BIN)/pip-audit --vulnerability-service=osv --require-hashes --disable-pip --no-deps \
+			--timeout=10 --progress-spinner=off -r $$lock || exit 1; done
 
 lint: $(READY)  ## Check style and types
 	$(BIN)/ruff check .

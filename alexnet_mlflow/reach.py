@@ -32,6 +32,9 @@ PREFERRED = {
 }
 DATABASES = ("postgresql", "mysql", "sqlite", "mssql")
 LOGIN = "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
+UPGRADE = (
+    "back it up and give its address to `mlflow db upgrade`, or set another MLFLOW_TRACKING_URI"
+)
 ELSEWHERE = "start it, or set MLFLOW_TRACKING_URI to another"
 FROM_CONTAINER = (
     "only mounted files and servers are in reach of this container: give a tracking server "
@@ -46,7 +49,8 @@ def prepare() -> None:
         os.environ.setdefault(name, text)
     os.environ.update(SAFE)
     logging.getLogger("alembic").setLevel(logging.WARNING)
-    logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)
+    # What goes wrong it logs with its traceback, and raises too.
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
 
 
 def probe(uri: str) -> None:
@@ -65,6 +69,8 @@ def unanswered(uri: str, error: Exception) -> BadInput:
     what, way = "does not answer", ELSEWHERE
     if getattr(error, "error_code", "") in ("UNAUTHENTICATED", "PERMISSION_DENIED"):
         what, way = "refuses this login", LOGIN
+    elif "out-of-date database schema" in reason:
+        what, way = "is of another MLflow", UPGRADE
     elif "ALEXNET_CONTAINER" in os.environ:
         way = FROM_CONTAINER
     return BadInput(f"the tracking store {without_password(uri)} {what} ({reason}): {way}")

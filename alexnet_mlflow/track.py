@@ -22,11 +22,11 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from alexnet_mlflow import reach, signals
+from alexnet_mlflow import alive, exported, reach, signals
 from alexnet_mlflow.data import Described
 from alexnet_mlflow.options import BadInput
 from alexnet_mlflow.progress import say
-from alexnet_mlflow.runs import SYNCED_FROM, FoundRun, LoggedModel, NullTracker, Tracker
+from alexnet_mlflow.runs import PROCESS, SYNCED_FROM, FoundRun, LoggedModel, NullTracker, Tracker
 from alexnet_mlflow.train import EpochResult
 
 if TYPE_CHECKING:
@@ -89,6 +89,7 @@ class MlflowTracker(NullTracker):
     ) -> Iterator[Tracker]:
         import mlflow
 
+        tags = {**tags, PROCESS: alive.myself()}  # whether it still runs: `doctor`
         run_id = self._here(run_id) if run_id else None
         runner = os.environ.pop("MLFLOW_RUN_ID", None) if self.run_id is None else None
         if runner and run_id:
@@ -300,12 +301,15 @@ class MlflowTracker(NullTracker):
 
 
 def load_model(uri: str) -> nn.Module:
-    """A logged model, on the CPU, loaded with pickle forbidden. BadInput where it cannot be."""
+    """A logged model, on the CPU; nothing in its files is run. BadInput where it cannot be."""
     os.environ.update(reach.SAFE)
     import mlflow.pytorch
+    from mlflow.models import Model
 
     try:
-        model: nn.Module = mlflow.pytorch.load_model(uri, device="cpu")
+        folder = mlflow.artifacts.download_artifacts(uri)
+        exported.check(Path(folder), Model.load(folder).flavors["pytorch"])
+        model: nn.Module = mlflow.pytorch.load_model(folder, device="cpu")
     except Exception as error:  # a dozen types, from URIs that are none to files that are cut off
         raise _no_model(uri, error) from error
     return model
