@@ -45,20 +45,21 @@ def save(path: Path, state: dict[str, Any]) -> None:
     """Replace the checkpoint at `path` by `state` (tensors, numbers, texts, dicts and lists)."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary, before = path.with_suffix(".tmp"), path.with_name(BEFORE)
-    try:
-        with signals.held(), open(temporary, "wb") as file:
-            torch.save(state, file)
-            file.flush()
-            os.fsync(file.fileno())
-        if path.exists():
-            before.unlink(missing_ok=True)
-            with suppress(OSError):  # some file systems have no links: then the last one is alone
-                os.link(path, before)  # so that there is a last one at every moment
-        os.replace(temporary, path)
-    except BaseException:
-        with suppress(OSError):  # half a state is of use to nobody, and its room to all
-            temporary.unlink()
-        raise
+    with signals.held():
+        try:
+            with open(temporary, "wb") as file:
+                torch.save(state, file)
+                file.flush()
+                os.fsync(file.fileno())
+            if path.exists():
+                before.unlink(missing_ok=True)
+                with suppress(OSError):  # some file systems have no links: the last one is alone
+                    os.link(path, before)  # so that there is a last one at every moment
+            os.replace(temporary, path)
+        except BaseException:
+            with suppress(OSError):  # half a state is of use to nobody, and its room to all
+                temporary.unlink()
+            raise
     _flush(path.parent)
 
 

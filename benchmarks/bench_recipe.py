@@ -102,9 +102,16 @@ def main(
             f"{accuracies['median']:.2%} ({accuracies['low']:.2%} to {accuracies['high']:.2%}), "
             f"{figures[recipe]['seconds']['median']:.0f} s"
         )
+    best = {recipe: [one["best_val_accuracy"] or 0.0 for one in runs if one["recipe"] == recipe]
+            for recipe in recipes}
+    ratios = {}
+    if {"report", "strong"} <= figures.keys() and all(best["report"]):
+        name = f"strong over report, best accuracy, {data.name} {optimizer} {epochs} epochs"
+        ratios[name] = [b / a for a, b in zip(best["report"], best["strong"], strict=True)]
     told(
-        dataset=data.title, digest=data.digest, train=len(data.train), val=len(data.val),
-        epochs=epochs, batch_size=batch_size, optimizer=optimizer, **figures, runs=runs,
+        ratios=ratios, device=device, dataset=data.title, digest=data.digest,
+        train=len(data.train), val=len(data.val), epochs=epochs, batch_size=batch_size,
+        optimizer=optimizer, **figures, runs=runs,
     )
 
 

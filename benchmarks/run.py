@@ -42,6 +42,10 @@ BENCHMARKS = {
     "bench_tracking": Benchmark("--epochs 20 --trials 10", "--epochs 10 --trials 3 --pictures 64"),
     "bench_start": Benchmark("--rounds 5", "--rounds 3"),
     "bench_search": Benchmark("--rounds 3"),
+    "bench_recipe": Benchmark(
+        "--optimizer adam --batch-size 64 --epochs 3 --report-weight-decay 1.1e-4 "
+        "--report-lr 0.001 --strong-lr 0.001", None, ("cpu", "cuda"),
+    ),
     "bench_scale": Benchmark(
         "--pictures 10000 --pictures 100000 --pictures 1000000 "
         "--trials 20 --trials 100 --trials 500"

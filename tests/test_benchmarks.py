@@ -23,6 +23,7 @@ NEEDED = ("command", "commit", "versions", "hardware", "runs")
 # Made before there was one form. What they say of it stands elsewhere in them, or nowhere: they are
 # not held against anything, and nothing is invented for them.
 EARLIER = {
+    "2026-11-23-bench_recipe-fddb-cpu.json": {"versions", "hardware"},
     "2026-11-23-bench_faces-cpu.json": {"command", "commit", "versions", "hardware"},
     "2026-11-23-bench_scale-cpu.json": {"commit", "versions", "hardware"},
     "2026-11-23-bench_step-cpu.json": {"versions", "hardware", "runs"},
@@ -37,6 +38,9 @@ TINY = {
     "bench_search": (
         "--rounds=1 --limit=24 --batch-size=8 --trials=2 --fine-trials=1 --epochs=1 "
         "--rival=exhaustive --rival=processes", {"exhaustive", "processes"},
+    ),
+    "bench_recipe": (
+        "--dataset=digits --limit=60 --epochs=1 --seeds=1 --batch-size=30", {"report", "strong"},
     ),
     "bench_scale": ("--pictures=300 --steps=1 --trials=2", {"of", "count", "peak_mib",
                                                              "open_files"}),
