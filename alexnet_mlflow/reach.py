@@ -1,7 +1,8 @@
 """How a tracking store is reached, and what is told where it does not answer.
 
 MLflow's own environment variables, set for the package's purposes: no pickle, no telemetry, little
-patience at the start. No address is shown with its password. Knows nothing of runs.
+patience at the start, none where the journal asks again. No address is shown with its password.
+Knows nothing of runs.
 """
 
 from __future__ import annotations
@@ -23,9 +24,18 @@ SAFE = {
 SILENT = {"MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false"}
 # A store that is away is told in seconds at the start, not after MLflow's four minutes.
 IMPATIENT = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}
+# Where nobody else asks again (the registry): MLflow's own.
+PATIENT = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "7", "MLFLOW_HTTP_REQUEST_TIMEOUT": "120"}
+# What must not be done twice: asked again, MLflow itself would do it again where an answer is lost.
+ONCE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"}
+# A server that stores a model before it answers may take long.
+LARGE = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "120"}
 # Unless the user says otherwise: nothing is reported to MLflow's makers; files go through the
-# server, which else sends clients to an S3 behind it that they may not reach.
+# server, which else sends clients to an S3 behind it that they may not reach; a request that fails
+# is told soon, because the journal asks again.
 PREFERRED = {
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_ENABLE_PROXY_MULTIPART_DOWNLOAD": "false",
     "MLFLOW_ENABLE_PROXY_MULTIPART_UPLOAD": "false",
@@ -70,6 +80,22 @@ def unanswered(uri: str, error: Exception) -> BadInput:
     return BadInput(f"the tracking store {without_password(uri)} {what} ({reason}): {way}")
 
 
+def away(error: Exception) -> bool:
+    """Did the store not answer, or not now, so that the same may be asked again later?
+
+    Of two runs that log one data set at the same moment, MLflow refuses one, which finds it there
+    the second time.
+    """
+    response = getattr(error, "response", None)  # what uploads raise
+    if response is not None:
+        status = response.status_code
+    elif told := getattr(error, "get_http_status_code", None):
+        status = told()
+    else:
+        return isinstance(error, OSError)
+    return status >= 500 or status in (408, 429) or "unique" in str(error).lower()
+
+
 def without_password(text: str) -> str:
     """The text with the passwords of the addresses in it replaced by ***."""
     text = re.sub(r"(://[^\s:/@]*):[^\s/]*@", r"\1:***@", text)
@@ -77,13 +103,17 @@ def without_password(text: str) -> str:
 
 
 @contextmanager
-def environment(values: Mapping[str, str]) -> Iterator[None]:
-    """These variables while the block runs, where the user has not set them."""
+def environment(values: Mapping[str, str], always: bool = False) -> Iterator[None]:
+    """These variables while the block runs, where the user has not set them, or always.
+
+    For the main thread alone: two that do this at once would leave each other's values behind.
+    """
     before = {name: os.environ.get(name) for name in values}
-    os.environ.update({name: text for name, text in values.items() if before[name] is None})
+    ours = {name for name, text in before.items() if always or text in (None, PREFERRED.get(name))}
+    os.environ.update({name: text for name, text in values.items() if name in ours})
     try:
         yield
     finally:
-        for name, text in before.items():
-            if text is None:
-                os.environ.pop(name, None)
+        for name in ours:
+            os.environ.pop(name, None)
+        os.environ.update({name: text for name, text in before.items() if text is not None})

@@ -22,16 +22,16 @@ PACKAGE = "alexnet_mlflow"
 # A module imports only from what stands before it.
 ORDER = (
     "options", "config", "commands", "signals", "postgres", "server", "data", "augment", "recipe",
-    "model",
-    "score", "compare", "contest", "detect", "checks", "train", "probes", "checkpoint", "alive",
-    "turn", "progress", "space", "prune", "plots", "runs", "reach", "served", "track", "registry",
-    "sync", "candidates", "storage", "study", "trial", "engines", "gate", "findings", "evaluation",
-    "stages", "pipeline", "cli",
+    "model", "score", "compare", "contest", "detect", "checks", "train", "probes", "checkpoint",
+    "alive", "turn", "progress", "space", "prune", "plots", "runs", "reach", "journal", "delivery",
+    "served", "models", "track", "registry", "sync", "candidates", "storage", "study", "trial",
+    "engines", "gate", "findings", "evaluation", "stages", "pipeline", "cli",
 )
 # Libraries that these modules alone may import ...
 ONLY_IN = {
     "mlflow": {
-        "track", "registry", "served", "sync.stores", "sync.files", "sync.runs", "sync.models",
+        "track", "delivery", "models", "registry", "served", "sync.stores", "sync.files",
+        "sync.runs", "sync.models",
     },
     "click": {"cli"},
     "docker": {"stages.docker_run"},
