@@ -7,15 +7,16 @@ READY := $(VENV)/.ready
 UV := $(BIN)/uv pip install --quiet --python $(BIN)/python
 STAGE ?= babysit
 DATASET ?= faces
+DEVICE ?= cpu
 DEMO := --dataset=faces --optimizer=both --trials=10 --fine-trials=3 --repeats=1 --epochs=10
 
 export MLFLOW_DISABLE_TELEMETRY ?= true
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint ui server lock docker-gpu docker docker-run docker-engine clean
+.PHONY: help setup demo test test-reliability lint audit bench bench-check ui server lock docker-gpu docker docker-run docker-engine clean
 
 help:  ## Show this list
-	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /|/' | awk -F'|' '{printf "  make %-12s %s\n", $$1, $$2}'
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /|/' | awk -F'|' '{printf "  make %-17s %s\n", $$1, $$2}'
 
 setup: $(READY)  ## Make .venv and install the locked packages, every hash checked
 
@@ -42,12 +43,27 @@ server: $(READY)  ## Serve MLflow for a team, with PostgreSQL and a login, until
 
 # A file of tests at a time on each core, torch with one thread.
 test: $(READY)  ## Run the tests
-	OMP_NUM_THREADS=1 $(BIN)/pytest -q -n auto --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/pytest -q -n auto --dist loadfile --ignore=tests/reliability
+
+test-reliability: $(READY)  ## Run the long tests of faults: full disks, hostile parameters
+	OMP_NUM_THREADS=1 $(BIN)/pytest -q -n auto tests/reliability
+
+audit: $(READY)  ## Ask api.osv.dev whether the locked packages have known vulnerabilities
+	for lock in requirements.txt requirements-dev.txt docker/requirements-server.txt; do \
+		$(BIN)/pip-audit --vulnerability-service=osv --require-hashes --disable-pip --no-deps \
+			--timeout=10 --progress-spinner=off -r $$lock || exit 1; done
 
 lint: $(READY)  ## Check style and types
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/hadolint Dockerfile docker/server.Dockerfile
+
+# BENCH=bench_step for one of them; DEVICE=cuda for those that know a GPU. Leave the machine alone.
+bench: $(READY)  ## Run the benchmarks and keep their records in benchmarks/records
+	$(BIN)/python benchmarks/run.py --device=$(DEVICE) $(BENCH)
+
+bench-check: $(READY)  ## Hold the quick benchmarks' ratios against the newest records
+	$(BIN)/python benchmarks/run.py --check --device=$(DEVICE) $(BENCH)
 
 lock: $(READY)  ## Write the locks anew from the ranges in pyproject.toml
 	$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes \

@@ -1,12 +1,17 @@
-"""Is a process still there? A file lock that it holds for as long as it lives, however it ends.
+"""Is a process still there, however it ended? Others read who it is from wherever it has left it.
 
-Others read who it is from wherever it has left it: a trial of a search, a ticket in a queue. A
-process number would not do: it is given again, and two containers may have the same one. Left out:
-processes of other machines, of which only their silence tells.
+A trial of a search or a ticket in a queue names a file lock that its process holds for as long as
+it lives (`living`). A run in MLflow, which outlives that folder, names the process (`myself`): a
+number alone would not do, since it is given again and two containers may have the same one, so the
+moment of its start, the boot and the namespace of its number stand beside it.
+Left out: processes of other machines, of which only their silence tells.
 """
 
 from __future__ import annotations
 
+import functools
+import json
+import os
 import socket
 import uuid
 from collections.abc import Iterator, Mapping
@@ -52,3 +57,60 @@ def gone(worker: Mapping[str, str]) -> bool:
     path.unlink(missing_ok=True)
     lock.release()
     return True
+
+
+def myself() -> str:
+    """Who this process is, as a line of JSON for a run's tag."""
+    return json.dumps({**_here(), "pid": os.getpid(), "started": _started(os.getpid())})
+
+
+def ended(process: str) -> bool | None:
+    """Has the process with this line ended? None where nobody can tell: of another machine or
+    container, of a system without /proc, or no such line at all.
+    """
+    try:
+        known = {str(name): str(value) for name, value in json.loads(process).items()}
+        pid = int(known["pid"])
+    except (AttributeError, KeyError, TypeError, ValueError):
+        return None
+    here = _here()
+    machine = [name for name in ("host", "machine") if here[name] != known.get(name)]
+    if machine or not here["boot"] or not known.get("boot"):
+        return None
+    if here["boot"] != known["boot"]:  # the machine was started anew
+        return True if here["machine"] else None
+    if here["numbers"] != known.get("numbers"):
+        return None
+    return _started(pid) != known.get("started")
+
+
+@functools.cache
+def _here() -> dict[str, str]:
+    """Where processes of the same number are the same process."""
+    return {
+        "host": socket.gethostname(),
+        "machine": _text(Path("/etc/machine-id")),
+        "boot": _text(Path("/proc/sys/kernel/random/boot_id")),
+        "numbers": _namespace(),
+    }
+
+
+def _namespace() -> str:
+    try:
+        return os.readlink("/proc/self/ns/pid")
+    except OSError:
+        return ""
+
+
+def _started(pid: int) -> str:
+    """When the process started, in ticks since the boot; empty where there is none."""
+    text = _text(Path(f"/proc/{pid}/stat"))
+    fields = text.rpartition(")")[2].split()  # its name may have spaces and brackets
+    return fields[19] if len(fields) > 19 and fields[0] not in "ZX" else ""
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text().strip()
+    except (OSError, UnicodeDecodeError):
+        return ""

@@ -13,6 +13,7 @@ epochs both sides of every picture are seen.
 
 from __future__ import annotations
 
+import functools
 from typing import NamedTuple
 
 import torch
@@ -41,9 +42,17 @@ def to_pixels(images: Tensor) -> Tensor:
 
 def normalise(pixels: Tensor) -> Tensor:
     """(N, 3, H, W) float32, 0..1 -> each channel minus ImageNet's mean, over its deviation."""
-    mean = torch.tensor(IMAGENET_MEAN, device=pixels.device).view(1, 3, 1, 1)
-    std = torch.tensor(IMAGENET_STD, device=pixels.device).view(1, 3, 1, 1)
+    mean, std = _moments(pixels.device)
     return (pixels - mean) / std
+
+
+@functools.cache
+def _moments(device: torch.device) -> tuple[Tensor, Tensor]:
+    """Once a device: while a CUDA graph is captured nothing can be sent there."""
+    return (
+        torch.tensor(IMAGENET_MEAN, device=device).view(1, 3, 1, 1),
+        torch.tensor(IMAGENET_STD, device=device).view(1, 3, 1, 1),
+    )
 
 
 def draw(count: int, generator: Generator) -> Draw:

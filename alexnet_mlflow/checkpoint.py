@@ -1,14 +1,24 @@
 """A training's state on disk: written to a temporary name, flushed, renamed; read without pickle.
 
-What is read is either the whole new state or the whole old one, never a mixture. One file a run,
-`<folder>/<run id>/last.pt`, removed when the run is done.
+What is read is either a whole new state or a whole old one, never a mixture. A folder a run,
+`<folder>/<run id>/`, with the last state and the one before it, which is read where the last one is
+damaged; removed when the run is done. torch's file is a zip archive: every record in it has a
+CRC-32, which is compared before anything is read. That finds accidents; against malice stands that
+nothing in it can run code.
+
+`Writer` writes beside the training, from a copy that is made between two epochs.
 """
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
+import threading
+import time
 import zipfile
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +28,10 @@ from alexnet_mlflow import signals
 from alexnet_mlflow.options import BadInput
 
 FOLDER = Path("checkpoints")
-FILE = "last.pt"
+FILE, BEFORE = "last.pt", "previous.pt"
+SECONDS_BETWEEN = 10.0  # a state is 0.3 GB: what is lost at most, besides the epoch that was begun
+
+logger = logging.getLogger(__name__)
 
 
 def path_of(run_id: str, folder: Path = FOLDER) -> Path:
@@ -31,19 +44,106 @@ def path_of(run_id: str, folder: Path = FOLDER) -> Path:
 def save(path: Path, state: dict[str, Any]) -> None:
     """Replace the checkpoint at `path` by `state` (tensors, numbers, texts, dicts and lists)."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".tmp")
-    with signals.held(), open(temporary, "wb") as file:
-        torch.save(state, file)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    temporary, before = path.with_suffix(".tmp"), path.with_name(BEFORE)
+    try:
+        with signals.held(), open(temporary, "wb") as file:
+            torch.save(state, file)
+            file.flush()
+            os.fsync(file.fileno())
+        if path.exists():
+            before.unlink(missing_ok=True)
+            with suppress(OSError):  # some file systems have no links: then the last one is alone
+                os.link(path, before)  # so that there is a last one at every moment
+        os.replace(temporary, path)
+    except BaseException:
+        with suppress(OSError):  # half a state is of use to nobody, and its room to all
+            temporary.unlink()
+        raise
+    _flush(path.parent)
+
+
+def _flush(folder: Path) -> None:
+    """The names in it survive a power cut too."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+class Writer:
+    """Writes checkpoints in a thread: one at a time, SECONDS_BETWEEN apart at least.
+
+    Python waits for the thread when it ends, whatever ends it, so that a signal loses nothing.
+    """
+
+    def __init__(self, path: Path | None) -> None:
+        self.path = path
+        self._thread: threading.Thread | None = None
+        self._began = -SECONDS_BETWEEN
+        self._error: OSError | None = None
+
+    def offer(self, state: Callable[[], dict[str, Any]]) -> bool:
+        """Write what `state` gives, where it is time for that; True where it is being written.
+
+        Raises the OSError that the write before met.
+        """
+        self._raise()
+        if self.path is None or (self._thread and self._thread.is_alive()):
+            return False
+        if time.monotonic() - self._began < SECONDS_BETWEEN:
+            return False
+        self._began = time.monotonic()
+        self._thread = threading.Thread(target=self._write, args=(self.path, copied(state())))
+        self._thread.start()
+        return True
+
+    def wait(self) -> None:
+        """Until what was begun is on disk. Raises the OSError it met."""
+        if self._thread:
+            self._thread.join()
+        self._raise()
+
+    def _write(self, path: Path, state: dict[str, Any]) -> None:
+        try:
+            save(path, state)
+        except OSError as error:
+            self._error = error
+
+    def _raise(self) -> None:
+        error, self._error = self._error, None
+        if error:
+            raise error
+
+
+def copied(state: Any) -> Any:
+    """The same with every tensor copied into this computer's memory, as it is now."""
+    if isinstance(state, torch.Tensor):
+        return state.detach().to("cpu", copy=True)
+    if isinstance(state, dict):
+        return {key: copied(value) for key, value in state.items()}
+    if isinstance(state, list | tuple):
+        return type(state)(copied(value) for value in state)
+    return state
 
 
 def load(path: Path) -> dict[str, Any]:
-    """The state at `path`, on the CPU. BadInput where it is missing or damaged.
+    """The state at `path`, on the CPU; the one before it where the last one is damaged.
 
-    The file is a zip archive with checksums, which torch.load itself does not compare.
+    BadInput where there is none that is whole.
     """
+    try:
+        return _read(path)
+    except BadInput as damaged:
+        before = path.with_name(BEFORE)
+        if not before.exists():
+            raise
+        state = _read(before)
+        logger.warning("%s; the one before it is taken", str(damaged).partition(":")[0])
+        return state
+
+
+def _read(path: Path) -> dict[str, Any]:
     try:
         with zipfile.ZipFile(path) as archive:
             if damaged := archive.testzip():

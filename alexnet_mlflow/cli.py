@@ -17,10 +17,10 @@ from typing import Any, NoReturn
 
 import click
 
-from alexnet_mlflow import __version__
+from alexnet_mlflow import __version__, refusals
 from alexnet_mlflow.commands import COMMANDS, DATA_COMMANDS, DockerRunConfig, ServerConfig
 from alexnet_mlflow.config import STAGES
-from alexnet_mlflow.options import AUTO, BadInput, option_name, option_text
+from alexnet_mlflow.options import AUTO, BadInput, in_one_line, option_name, option_text
 
 STOPPED = {signal.SIGINT: 130, signal.SIGTERM: 143}
 
@@ -50,7 +50,7 @@ TYPES: dict[str, click.ParamType[Any]] = {
 # Options that mean something without a value: `--resume` is `--resume=last`.
 FLAGS = (
     "skip_corrupt", "offline", "hard", "allow_missing", "exhaustive", "force", "rollback",
-    "dry_run",
+    "dry_run", "flip",
 )
 FLAG_VALUES = {"resume": "last", **dict.fromkeys(FLAGS, "true")}
 
@@ -206,6 +206,10 @@ def main(arguments: list[str] | None = None) -> int:
         return STOPPED[signal.SIGINT]
     except BadInput as error:
         return _refused(str(error))
+    except Exception as error:
+        if sentence := refusals.told(error):
+            return _refused(sentence)
+        raise
     return code if isinstance(code, int) else 0
 
 
@@ -215,7 +219,7 @@ def _help_of(error: click.ClickException) -> str:
 
 
 def _refused(sentence: str) -> int:
-    click.echo(f"Error: {sentence}", err=True)
+    click.echo(f"Error: {in_one_line(sentence)}", err=True)
     return 2
 
 

@@ -11,9 +11,11 @@ from typing import Any, ClassVar
 
 from alexnet_mlflow.config import DATA_DIR, DEVICES, OFFLINE, DataConfig
 from alexnet_mlflow.options import (
+    PROCESSES,
     BadInput,
     check_at_least,
     check_choices,
+    check_seeds,
     instead,
     option,
     option_name,
@@ -38,7 +40,8 @@ class GetConfig:
 
     def __post_init__(self) -> None:
         check_choices(self)
-        check_at_least(self, 0, "rotate", "seed")
+        check_at_least(self, 0, "rotate")
+        check_seeds(self, "seed")
         if self.rotate > 9:
             raise BadInput(f"--rotate must be 0 to 9, got {self.rotate}: there are ten folds")
         if self.dataset != "fddb":
@@ -166,7 +169,8 @@ class ServerConfig:
 
     def __post_init__(self) -> None:
         check_choices(self)
-        check_at_least(self, 1, "port", "workers")
+        check_at_least(self, 1, "port")
+        check_at_least(self, 1, "workers", most=PROCESSES)
         if self.port > 65_535:
             raise BadInput(f"--port must be at most 65535, got {self.port}" + instead(self, "port"))
         if "*" in self.allowed_hosts:
@@ -237,7 +241,26 @@ class SyncConfig:
                 raise BadInput(f"{named} must name a tracking store: give e.g. {named}={example}")
 
 
+@dataclass(frozen=True, kw_only=True)
+class DoctorConfig:
+    """Is all well here: store, registry, disks, GPU, data, models? Which runs were left open?"""
+
+    command: ClassVar[str] = "doctor"
+
+    data_dir: str = option("", DATA_DIR)
+    fix: bool = option(False, "Close the runs whose processes are gone, as FAILED.")
+    older_than: float = option(
+        0.0, "Hours without a sign after which a run of another machine counts as gone; 0 = never."
+    )
+    json: bool = option(False, "The line of JSON alone.")
+
+    def __post_init__(self) -> None:
+        check_at_least(self, 0, "older_than")
+
+
 COMMANDS: dict[str, type[Any]] = {
     config.command: config
-    for config in (PredictConfig, ExportConfig, SyncConfig, DockerRunConfig, ServerConfig)
+    for config in (
+        PredictConfig, ExportConfig, SyncConfig, DoctorConfig, DockerRunConfig, ServerConfig,
+    )
 }

@@ -18,10 +18,14 @@ from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
 from alexnet_mlflow.options import (
+    MANY,
+    PROCESSES,
     BadInput,
     check_at_least,
     check_choices,
+    check_name,
     check_positive,
+    check_seeds,
     instead,
     option,
     option_name,
@@ -30,6 +34,7 @@ from alexnet_mlflow.options import (
 OPTIMIZERS = ("sgd", "adam")
 RECIPES = ("report", "strong")
 DEVICES = ("auto", "cpu", "cuda")
+PRECISIONS = ("auto", "fp32", "tf32", "bf16")
 SAMPLERS = ("random", "tpe", "qmc")
 PRUNERS = ("off", "epoch", "halving")
 ENGINES = ("local", "ray")
@@ -70,7 +75,8 @@ class DataConfig:
             if not 0 < value < 1:
                 text = f"{option_name(name)} must lie between 0 and 1, got {value}"
                 raise BadInput(text + instead(self, name))
-        check_at_least(self, 0, "limit", "split_seed")
+        check_at_least(self, 0, "limit")
+        check_seeds(self, "split_seed")
 
     @property
     def data_root(self) -> Path:
@@ -87,6 +93,7 @@ class RunConfig(DataConfig):
     optimizer: str = option("sgd", "The optimizer.", OPTIMIZERS)
     recipe: str = option("report", "Augmentation and schedule.", RECIPES)
     device: str = option("auto", "Where to compute; auto = cuda where there is one.", DEVICES)
+    precision: str = option("auto", "Of the layers; auto = bf16 on CUDA, else fp32.", PRECISIONS)
     seed: int = option(0, "Seed of the weights, the batches, the augmentation and the draws.")
     batch_size: int | None = option(None, "Pictures a batch; auto = the data set's preset.")
     momentum: float = option(0.9, "Momentum of SGD; Adam ignores it.")
@@ -94,10 +101,9 @@ class RunConfig(DataConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_choices(self)
-        check_positive(self, "batch_size")
-        check_at_least(self, 0, "seed", "momentum")
-        if self.seed >= 2**63:  # torch and numpy take no more, with one to spare
-            raise BadInput(f"--seed must be below 2^63, got {self.seed}" + instead(self, "seed"))
+        check_positive(self, "batch_size", most=MANY)
+        check_at_least(self, 0, "momentum")
+        check_seeds(self, "seed")
         if self.momentum >= 1:
             raise BadInput(f"--momentum must be below 1, got {self.momentum}: 0.9 is usual")
 
@@ -129,7 +135,8 @@ class OverfitConfig(RunConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_positive(self, "lr", "pictures", "epochs")
+        check_positive(self, "lr", "pictures")
+        check_positive(self, "epochs", most=MANY)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -154,9 +161,11 @@ class SpaceConfig(RunConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_positive(self, "trials", "lr_low", "lr_high", "workers")
+        check_positive(self, "lr_low", "lr_high")
+        check_positive(self, "trials", most=MANY)
+        check_positive(self, "workers", most=PROCESSES)
         check_positive(self, "weight_decay_low", "weight_decay_high")
-        check_at_least(self, 0, "fine_trials", "repeats")
+        check_at_least(self, 0, "fine_trials", "repeats", most=MANY)
         for name in ("lr", "weight_decay"):
             low, high = getattr(self, f"{name}_low"), getattr(self, f"{name}_high")
             if low >= high:
@@ -178,7 +187,8 @@ class SearchConfig(SpaceConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_positive(self, "epochs")
+        check_positive(self, "epochs", most=MANY)
+        check_name(self, "study")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -195,7 +205,8 @@ class FinalConfig(RunConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_positive(self, "lr", "epochs", "seeds")
+        check_positive(self, "lr")
+        check_positive(self, "epochs", "seeds", most=MANY)
         check_at_least(self, 0, "weight_decay")
         if self.seed + self.seeds > 2**63:
             raise BadInput(f"--seeds={self.seeds} leaves no room above --seed: give a lower --seed")
@@ -261,7 +272,7 @@ class BabysitConfig(SpaceConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_positive(self, "search_epochs", "epochs", "seeds")
+        check_positive(self, "search_epochs", "epochs", "seeds", most=MANY)
 
 
 STAGES: dict[str, type[Any]] = {
@@ -290,6 +301,7 @@ class TrainConfig:
     epochs: int
     recipe: str
     seed: int
+    precision: str = "auto"
 
 
 @dataclass(frozen=True, kw_only=True)

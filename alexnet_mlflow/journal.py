@@ -128,22 +128,16 @@ class Journal:
     ) -> None:
         """Put an entry on disk; it is sent soon. `write` makes the copy called `file`.
 
-        BadInput where the disk takes no more.
+        Raises the OSError of a disk that takes no more.
         """
         with signals.held(), self._changed:
-            try:
-                if self._on is None:
-                    self._on = _File.new(self._folder, self._outage.store)
-                self._number += 1
-                entry = Entry(self._number, run_id, kind, values, file)
-                if write:
-                    self._on.keep(entry, write)
-                self._on.append(asdict(entry))
-            except OSError as error:
-                raise BadInput(
-                    f"what is logged cannot be written to {self._folder} ({error.strerror}): make "
-                    "room there, then give the same command again, a final with --resume"
-                ) from error
+            if self._on is None:
+                self._on = _File.new(self._folder, self._outage.store)
+            self._number += 1
+            entry = Entry(self._number, run_id, kind, values, file)
+            if write:
+                self._on.keep(entry, write)
+            self._on.append(asdict(entry))
             self._pending.append(entry)
             if self._thread is None:
                 self._stopped = False

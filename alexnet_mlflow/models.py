@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from alexnet_mlflow import reach
+from alexnet_mlflow import exported, reach
 from alexnet_mlflow.options import BadInput
 from alexnet_mlflow.progress import say
 from alexnet_mlflow.runs import LoggedModel
@@ -52,12 +53,15 @@ def log(run_id: str, model: nn.Module, example: Tensor, classes: Sequence[str]) 
 
 
 def load_model(uri: str) -> nn.Module:
-    """A logged model, on the CPU, loaded with pickle forbidden. BadInput where it cannot be."""
+    """A logged model, on the CPU; nothing in its files is run. BadInput where it cannot be."""
     os.environ.update(reach.SAFE)
     import mlflow.pytorch
+    from mlflow.models import Model
 
     try:
-        model: nn.Module = mlflow.pytorch.load_model(uri, device="cpu")
+        folder = mlflow.artifacts.download_artifacts(uri)
+        exported.check(Path(folder), Model.load(folder).flavors["pytorch"])
+        model: nn.Module = mlflow.pytorch.load_model(folder, device="cpu")
     except Exception as error:  # a dozen types, from URIs that are none to files that are cut off
         raise _no_model(uri, error) from error
     return model

@@ -13,6 +13,7 @@ import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
+from alexnet_mlflow import refusals
 from alexnet_mlflow.options import BadInput
 
 # Model files are read without pickle, whatever the shell says; MLflow's own words for it.
@@ -41,7 +42,11 @@ PREFERRED = {
     "MLFLOW_ENABLE_PROXY_MULTIPART_UPLOAD": "false",
 }
 DATABASES = ("postgresql", "mysql", "sqlite", "mssql")
+REFUSED = ("UNAUTHENTICATED", "PERMISSION_DENIED")  # MLflow's codes
 LOGIN = "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
+UPGRADE = (
+    "back it up and give its address to `mlflow db upgrade`, or set another MLFLOW_TRACKING_URI"
+)
 ELSEWHERE = "start it, or set MLFLOW_TRACKING_URI to another"
 FROM_CONTAINER = (
     "only mounted files and servers are in reach of this container: give a tracking server "
@@ -56,7 +61,8 @@ def prepare() -> None:
         os.environ.setdefault(name, text)
     os.environ.update(SAFE)
     logging.getLogger("alembic").setLevel(logging.WARNING)
-    logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)
+    # What goes wrong it logs with its traceback, and raises too.
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
 
 
 def probe(uri: str) -> None:
@@ -73,8 +79,10 @@ def unanswered(uri: str, error: Exception) -> BadInput:
     """The sentence for a store that raised `error` at the first word."""
     reason = without_password(str(error).splitlines()[0][:200])
     what, way = "does not answer", ELSEWHERE
-    if getattr(error, "error_code", "") in ("UNAUTHENTICATED", "PERMISSION_DENIED"):
+    if getattr(error, "error_code", "") in REFUSED:
         what, way = "refuses this login", LOGIN
+    elif "out-of-date database schema" in reason:
+        what, way = "is of another MLflow", UPGRADE
     elif "ALEXNET_CONTAINER" in os.environ:
         way = FROM_CONTAINER
     return BadInput(f"the tracking store {without_password(uri)} {what} ({reason}): {way}")
@@ -84,8 +92,10 @@ def away(error: Exception) -> bool:
     """Did the store not answer, or not now, so that the same may be asked again later?
 
     Of two runs that log one data set at the same moment, MLflow refuses one, which finds it there
-    the second time.
+    the second time. A full disk, or one that is not ours to write, is an answer.
     """
+    if refusals.told(error):
+        return False
     response = getattr(error, "response", None)  # what uploads raise
     if response is not None:
         status = response.status_code

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 SYNCED_FROM = "synced_from"  # tag of a copy that `sync` made: the original's id
+PROCESS = "process"  # tag of every run: the process that has it open (alive.py)
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,8 @@ from mlflow.exceptions import MlflowException
 from mlflow.models import Model
 from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE
 
+from alexnet_mlflow import exported
+
 CLASSES = "classes"  # the names, in order, in the model's metadata
 MLMODEL = "MLmodel"
 
@@ -31,6 +33,7 @@ def save_model(path: str, mlflow_model: Model, **options: Any) -> None:
 
 def _load_pyfunc(path: str, model_config: dict[str, Any] | None = None) -> Served:
     """What MLflow calls; `path` is the flavour's data folder within the model's."""
+    exported.check_data(Path(path))
     loaded = mlflow.pytorch._load_pyfunc(path, model_config)
     described = Model.load(str(Path(path).parent / MLMODEL))
     return Served(loaded, tuple(described.metadata[CLASSES]))

@@ -18,7 +18,6 @@ import json
 import threading
 import time
 import uuid
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass
@@ -96,6 +95,7 @@ class Claim:
         self.point = slot.point or Point(lr, decay)
         self._trial = trial
         self._study = study
+        self._curve: Curve = []  # as it was last reported
         self._done = threading.Event()
         threading.Thread(target=self._beat, daemon=True).start()
 
@@ -116,13 +116,10 @@ class Claim:
         """
         try:
             self._trial.set_user_attr("curve", curve)
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # an epoch that is told twice
-                if curve:
-                    self._trial.report(curve[-1][0], len(curve))
         except UpdateFinishedTrialError:
             self._done.set()
             return False
+        self._curve = curve
         return True
 
     def finish(self, outcome: str, value: float, result: Mapping[str, Any]) -> bool:
@@ -132,6 +129,8 @@ class Claim:
             self._trial.set_user_attr("result", dict(result))
             self._trial.set_user_attr("outcome", outcome)
             state = OUTCOMES[outcome]
+            if self._curve:  # TPE ranks a trial that waits by it; each epoch it would be a write
+                self._trial.report(self._curve[-1][0], len(self._curve))
             told = {"completed": value, "pruned": None, "diverged": LOST}[outcome]
             self._study.optuna.tell(self._trial, told, state=state)
         except (UpdateFinishedTrialError, ValueError):

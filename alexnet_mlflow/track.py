@@ -26,11 +26,11 @@ from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from alexnet_mlflow import delivery, models, reach
+from alexnet_mlflow import alive, delivery, models, reach
 from alexnet_mlflow.data import Described
 from alexnet_mlflow.delivery import Link
 from alexnet_mlflow.journal import END_SECONDS, Left
-from alexnet_mlflow.runs import SYNCED_FROM, FoundRun, LoggedModel, NullTracker, Tracker
+from alexnet_mlflow.runs import PROCESS, SYNCED_FROM, FoundRun, LoggedModel, NullTracker, Tracker
 from alexnet_mlflow.train import EpochResult
 
 if TYPE_CHECKING:
@@ -102,6 +102,7 @@ class MlflowTracker(NullTracker):
     def child(
         self, name: str, tags: Mapping[str, object], run_id: str | None = None
     ) -> Iterator[Tracker]:
+        tags = {**tags, PROCESS: alive.myself()}  # whether it still runs: `doctor`
         run_id = self._here(run_id) if run_id else None
         runner = os.environ.pop("MLFLOW_RUN_ID", None) if self.run_id is None else None
         if runner and run_id:
@@ -150,7 +151,9 @@ class MlflowTracker(NullTracker):
         try:
             run = self._link.outage.asked(make)
         except MlflowException as error:
-            raise reach.unanswered(self._link.outage.store, error) from error
+            if error.error_code in reach.REFUSED:
+                raise reach.unanswered(self._link.outage.store, error) from error
+            raise
         if next(tries) > 1:
             self._journal.add(run.info.run_id, "only", {"mark": mark})
         return run

@@ -12,7 +12,6 @@ in `EpochResult.state`, so that a resumed training equals an uninterrupted one.
 from __future__ import annotations
 
 import copy
-import ctypes
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -27,18 +26,15 @@ from torch.nn import functional
 from alexnet_mlflow.augment import mirrors, normalise
 from alexnet_mlflow.config import TrainConfig
 from alexnet_mlflow.data import Split, Splits
+from alexnet_mlflow.graph import Captured
+from alexnet_mlflow.malloc import keep_freed_memory
 from alexnet_mlflow.options import BadInput
 from alexnet_mlflow.recipe import RECIPES
 from alexnet_mlflow.score import score
 
 # Reading the loss waits for the device: free on a CPU, a stop of the pipeline on a GPU.
-STEPS_BETWEEN_LOOKS = {"cpu": 1}
-STEPS_BETWEEN_LOOKS_ELSEWHERE = 50
-
-# glibc's malloc.h: M_TRIM_THRESHOLD -1, M_MMAP_THRESHOLD -3, M_MMAP_MAX -4. By itself glibc raises
-# the thresholds to 32 and 64 MiB once memory of that size has been freed.
-MALLOC_KEEPS = {-4: 0, -1: 2**31 - 1}
-MALLOC_BY_ITSELF = {-4: 65536, -3: 32 << 20, -1: 64 << 20}
+LOOKS_EACH_STEP = {"cpu"}
+OF_DEVICE = {"lr", "capturable"}  # what an optimizer has otherwise on CUDA than on a CPU
 
 EPOCH_METRICS = (
     "train_loss",
@@ -102,8 +98,29 @@ class Pass:
     loss_sum: float
     correct: int
     steps: int
-    sound: bool
+    diverged_at: int | None  # the step of this pass, from 1, whose loss was first not finite
     learning_rate: float  # of the last step
+
+
+class Sums(NamedTuple):
+    """What a pass adds up on the device: each (); read when it is over."""
+
+    loss: Tensor  # float64
+    correct: Tensor  # int64
+    sound: Tensor  # int64: steps before the loss was first not finite
+
+    @classmethod
+    def zero(cls, device: torch.device) -> Sums:
+        return cls(
+            torch.zeros((), dtype=torch.float64, device=device),
+            torch.zeros((), dtype=torch.int64, device=device),
+            torch.zeros((), dtype=torch.int64, device=device),
+        )
+
+    def add(self, logits: Tensor, loss: Tensor, labels: Tensor) -> None:
+        self.loss.add_(loss * len(labels))
+        self.correct.add_((logits.argmax(dim=1) == labels).sum())
+        self.sound.add_(torch.isfinite(self.loss))
 
 
 def pick_device(name: str) -> torch.device:
@@ -114,43 +131,41 @@ def pick_device(name: str) -> torch.device:
     return torch.device("cuda" if available and name != "cpu" else "cpu")
 
 
+def pick_precision(name: str, device: torch.device) -> str:
+    """`auto` is bf16 on a GPU that has it, else fp32; BadInput for tf32 where there is no CUDA."""
+    if name == "tf32" and device.type != "cuda":
+        raise BadInput("--precision tf32 is for CUDA GPUs; use --precision auto, fp32 or bf16")
+    if name != "auto":
+        return name
+    return "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "fp32"
+
+
+def multiply_in(precision: str) -> None:
+    """How CUDA multiplies float32 from now on: in TF32, unless it is to be exact."""
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = precision != "fp32"
+
+
 def resident(split: Split, device: torch.device) -> tuple[Tensor, Tensor]:
     """A split's pictures (N, 3, 32, 32) uint8 and labels (N,) int64, on the device."""
     return torch.from_numpy(split.images).to(device), torch.from_numpy(split.labels).to(device)
 
 
-def keep_freed_memory(keep: bool = True) -> bool:
-    """Tell glibc to keep freed memory for the next step instead of giving it back to the kernel.
-
-    The gradients of the fully connected layers are 84 MB, freed and allocated anew each step: by
-    default each step takes 16,385 page faults and 37 ms of the kernel's time (measured; batch 16
-    122 -> 82 ms, batch 32 158 -> 115 ms a step). The process stays as large as it ever was.
-    `keep=False` goes back to what glibc does by itself. False where there is no glibc.
-    """
-    try:
-        library = ctypes.CDLL(None)
-        mallopt, trim = library.mallopt, library.malloc_trim
-    except (AttributeError, OSError, TypeError):
-        return False
-    changes = MALLOC_KEEPS if keep else MALLOC_BY_ITSELF
-    done = [mallopt(name, value) == 1 for name, value in changes.items()]
-    if not keep:
-        trim(0)
-    return all(done)
-
-
 def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
     """SGD with momentum, or Adam, fused. Weight decay is L2 inside the step, unless the recipe
-    decouples Adam's, whose share is `weight_decay` at the peak rate then."""
-    weights, decay, recipe = model.parameters(), config.weight_decay, RECIPES[config.recipe]
+    decouples Adam's, whose share is `weight_decay` at the peak rate then. On CUDA the rate is a
+    tensor there, so that a captured step can be given another one."""
+    weights, decay, recipe = list(model.parameters()), config.weight_decay, RECIPES[config.recipe]
+    on_cuda = weights[0].device.type == "cuda"
+    lr = torch.tensor(config.lr, device=weights[0].device) if on_cuda else config.lr
     if config.optimizer == "sgd":
         nesterov = recipe.nesterov and config.momentum > 0
         return torch.optim.SGD(
-            weights, config.lr, config.momentum, weight_decay=decay, nesterov=nesterov, fused=True
+            weights, lr, config.momentum, weight_decay=decay, nesterov=nesterov, fused=True
         )
     if recipe.decoupled:
-        return torch.optim.AdamW(weights, config.lr, weight_decay=decay / config.lr, fused=True)
-    return torch.optim.Adam(weights, config.lr, weight_decay=decay, fused=True)
+        decay = decay / config.lr
+        return torch.optim.AdamW(weights, lr, weight_decay=decay, capturable=on_cuda, fused=True)
+    return torch.optim.Adam(weights, lr, weight_decay=decay, capturable=on_cuda, fused=True)
 
 
 class Live(NamedTuple):
@@ -187,16 +202,21 @@ def fit(
     if resume is not None:
         epoch, step = _restore(resume, live)
     random_state = _random_state(device)
+    precision = pick_precision(config.precision, device)
+    multiply_in(precision)
+    batches = _Batches(live, train, config, precision)
     while epoch < config.epochs:
         epoch += 1
         _set_random_state(device, random_state)
         started = time.perf_counter()
-        done = _train_epoch(live, train, config, epoch)
+        done = _train_epoch(batches, config, epoch)
         trained = time.perf_counter()
         scores = score(averaged, *val)
+        diverged_at = step + done.diverged_at if done.diverged_at else None
         step += done.steps
         random_state = _random_state(device)
-        diverged_at = None if done.sound and scores.finite else step
+        if not scores.finite:
+            diverged_at = diverged_at or step
         yield EpochResult(
             epoch=epoch,
             train_loss=done.loss_sum / len(data.train),
@@ -213,46 +233,84 @@ def fit(
             return
 
 
-def _train_epoch(
-    live: Live, train: tuple[Tensor, Tensor], config: TrainConfig, epoch: int
-) -> Pass:
-    """One pass over the pictures in a fresh order; ends early once the loss is not finite."""
-    images, labels = train
-    device, recipe = images.device, RECIPES[config.recipe]
-    look_every = STEPS_BETWEEN_LOOKS.get(device.type, STEPS_BETWEEN_LOOKS_ELSEWHERE)
-    loss_sum = torch.zeros((), dtype=torch.float64, device=device)
-    correct = torch.zeros((), dtype=torch.int64, device=device)
-    mirrored = mirrors(len(images), config.seed, device) ^ (epoch % 2 == 1)
-    order = torch.randperm(len(images), generator=live.generator, device=device)
-    batches = order.split(config.batch_size)
-    before, steps = (epoch - 1) * len(batches), config.epochs * len(batches)
-    for step, chosen in enumerate(batches, before + 1):
+class _Batches:
+    """The pictures of a training, and what is done with a batch of them.
+
+    Whole batches go through one captured step, whose tensors stay where they are.
+    """
+
+    def __init__(
+        self, live: Live, train: tuple[Tensor, Tensor], config: TrainConfig, precision: str
+    ) -> None:
+        self.live, self.recipe, self.precision = live, RECIPES[config.recipe], precision
+        self.images, self.labels = train
+        device = self.images.device
+        self.sums = Sums.zero(device)
+        self.mirror = mirrors(len(self.images), config.seed, device)  # in even epochs
+        self.mirrored = torch.zeros_like(self.mirror)  # in this epoch
+        self.rows = torch.zeros(config.batch_size, dtype=torch.int64, device=device)
+        self.whole = Captured(lambda: self._learn(self.rows), live.generator)
+
+    def begin(self, epoch: int) -> Tensor:
+        """A fresh order of the pictures, (N,) int64; the sums are zero again."""
+        for each in self.sums:
+            each.zero_()
+        self.mirrored.copy_(self.mirror ^ (epoch % 2 == 1))
+        generator = self.live.generator
+        return torch.randperm(len(self.images), generator=generator, device=self.images.device)
+
+    def learn(self, chosen: Tensor) -> None:
+        """Train on these pictures, (B,) int64."""
+        if len(chosen) == len(self.rows):
+            self.rows.copy_(chosen)
+            self.whole()
+        else:  # the last ones of an epoch
+            self._learn(chosen)
+
+    def _learn(self, chosen: Tensor) -> None:
+        live, labels = self.live, self.labels[chosen]
+        mirrored = self.mirrored[chosen]
+        pictures = normalise(self.recipe.augment(self.images[chosen], live.generator, mirrored))
+        logits, loss = train_step(
+            live.model, live.optimizer, pictures, labels, self.recipe.smoothing, self.precision
+        )
+        self.sums.add(logits, loss, labels)
+
+
+def _train_epoch(batches: _Batches, config: TrainConfig, epoch: int) -> Pass:
+    """One pass over the pictures in a fresh order.
+
+    On a CPU it ends once the loss is not finite; a GPU is not asked before the pass is over.
+    """
+    live, recipe, sums = batches.live, batches.recipe, batches.sums
+    chosen = batches.begin(epoch).split(config.batch_size)
+    before, steps = (epoch - 1) * len(chosen), config.epochs * len(chosen)
+    for step, rows in enumerate(chosen, before + 1):
         rate = recipe.lr_at(step - 1, steps, config.lr)
         set_rate(live.optimizer, rate)
-        pictures = normalise(recipe.augment(images[chosen], live.generator, mirrored[chosen]))
-        logits, loss = train_step(
-            live.model, live.optimizer, pictures, labels[chosen], recipe.smoothing
-        )
+        batches.learn(rows)
         if recipe.averages(step):
             average(live.averaged, live.model, recipe.kept(step, steps))
-        loss_sum += loss * len(chosen)
-        correct += (logits.argmax(dim=1) == labels[chosen]).sum()
-        if (step - before) % look_every == 0 and not math.isfinite(loss_sum.item()):
+        if rows.device.type in LOOKS_EACH_STEP and not math.isfinite(sums.loss.item()):
             break
-    total = loss_sum.item()
-    return Pass(total, int(correct.item()), step - before, math.isfinite(total), rate)
+    sound, done = int(sums.sound.item()), step - before
+    diverged_at = sound + 1 if sound < done else None
+    return Pass(sums.loss.item(), int(sums.correct.item()), done, diverged_at, rate)
 
 
 def train_step(
     model: nn.Module, optimizer: torch.optim.Optimizer, pictures: Tensor, labels: Tensor,
-    smoothing: float = 0.0,
+    smoothing: float = 0.0, precision: str = "fp32",
 ) -> tuple[Tensor, Tensor]:
     """Forward, loss, backward, step. Returns the detached logits (N, C) and mean loss ().
 
-    The loss told is the plain cross entropy, also where smoothed labels are learnt from.
+    The loss told is the plain cross entropy, also where smoothed labels are learnt from. With
+    precision bf16 layers multiply in it; weights, loss and update stay float32.
     """
     optimizer.zero_grad(set_to_none=True)
-    logits = model(pictures.contiguous(memory_format=torch.channels_last))
+    low = precision == "bf16"  # the cache of cast weights would outlive a captured step
+    with torch.autocast(pictures.device.type, torch.bfloat16, low, cache_enabled=False):
+        logits = model(pictures.contiguous(memory_format=torch.channels_last)).float()
     loss = goal = functional.cross_entropy(logits, labels)
     if smoothing:
         goal = functional.cross_entropy(logits, labels, label_smoothing=smoothing)
@@ -264,7 +322,10 @@ def train_step(
 def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
     """The learning rate of the next step."""
     for group in optimizer.param_groups:
-        group["lr"] = rate
+        if isinstance(group["lr"], Tensor):
+            group["lr"].fill_(rate)
+        else:
+            group["lr"] = rate
 
 
 @torch.no_grad()
@@ -311,7 +372,11 @@ def _restore(state: State, live: Live) -> tuple[int, int]:
     """Put a saved state into the live objects; returns its epoch and step."""
     live.model.load_state_dict(state["model"])
     live.averaged.load_state_dict(kept_weights(state))
+    own = [{name: group[name] for name in OF_DEVICE & group.keys()}
+           for group in live.optimizer.param_groups]
     live.optimizer.load_state_dict(state["optimizer"])
+    for group, kept in zip(live.optimizer.param_groups, own, strict=True):
+        group.update(kept)
     if state["generator"].numel() == live.generator.get_state().numel():
         live.generator.set_state(state["generator"])  # a CPU's says nothing to a GPU's generator
     _set_random_state(live.generator.device, state["random"])

@@ -11,9 +11,6 @@ Windows are judged once for all thresholds; the seconds are those of resizing an
 
 from __future__ import annotations
 
-import json
-import os
-import platform
 import sys
 import time
 from collections.abc import Iterator
@@ -31,8 +28,9 @@ from alexnet_mlflow.commands import PredictConfig
 from alexnet_mlflow.data import archive, ellipses
 from alexnet_mlflow.data.ellipses import Box, Photo
 from alexnet_mlflow.data.picture import MAX_BYTES, decode_whole
-from alexnet_mlflow.stages import git_commit, loaded
+from alexnet_mlflow.stages import loaded
 from alexnet_mlflow.train import pick_device
+from benchmarks.record import told
 
 THRESHOLDS = (0.5, 0.9, 0.97, 0.99, 0.997, 0.999, 0.9997, 0.9999)
 OVERLAPS = (0.1, 0.2, 0.3)
@@ -109,17 +107,12 @@ def main(
                    f"{row['found']:>3} of {row['faces']} faces ({row['recall']:.1%}), "
                    f"{row['false_boxes_per_photo']:6.2f} false boxes a photo")
     windows = sum(photo.windows for photo in judged)
-    click.echo(json.dumps({
-        "benchmark": "bench_faces", "command": "python benchmarks/bench_faces.py "
-        + " ".join(Path(word).name if os.path.exists(word) else word for word in sys.argv[1:]),
-        "commit": git_commit(), "device": platform.processor() or platform.machine(),
-        "cores": len(os.sched_getaffinity(0)), "threads": torch.get_num_threads(),
-        "torch": torch.__version__, "folds": folds, "photos": len(judged),
-        "smallest": config.smallest, "aspect": config.aspect, "scale_step": config.scale_step,
-        "stride": config.stride, "windows": windows, "seconds": round(seconds, 2),
-        "windows_per_second": round(windows / seconds, 1), "rows": rows,
-        "names": [photo.name for photo in judged],
-    }))
+    told(
+        ratios={}, device=device, folds=folds, photos=len(judged), smallest=config.smallest,
+        aspect=config.aspect, scale_step=config.scale_step, stride=config.stride, windows=windows,
+        seconds=round(seconds, 2), windows_per_second=round(windows / seconds, 1), runs=rows,
+        names=[photo.name for photo in judged],
+    )
 
 
 if __name__ == "__main__":

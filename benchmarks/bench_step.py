@@ -2,20 +2,21 @@
 
     python benchmarks/bench_step.py --device cpu --rounds 5
 
-One JSON line: images/s of `fit` at each batch size and optimizer, alternated in one process with
+A table and one JSON line: images/s of `fit` at each batch size and optimizer, alternated in one
+process with
 (a) SGEMM: the matrix rate of this machine at this moment,
 (b) the same model on one fixed batch: no gather, no augmentation, no sums,
 (c) the report's way: PIL pictures through torchvision transforms in a DataLoader, an optimizer
-    that is not fused, with each of the worker counts.
-Ratios are taken within a round and their median is given, since machines drift. Every run is in
-the line. Pictures are noise: speed does not depend on what they show.
+    that is not fused, with each of the worker counts,
+(d) on a CPU: a training a core, side by side, with one thread each, all of them together: what two
+    trials on two cores take so, and what one after the other with all threads (`fit` itself).
+Pictures are noise: speed does not depend on what they show.
 """
 
 from __future__ import annotations
 
-import json
-import platform
-import statistics
+import os
+import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -24,7 +25,6 @@ from pathlib import Path
 import click
 import numpy as np
 import torch
-import torchvision
 from PIL import Image
 from torch.nn import functional
 from torchvision import transforms
@@ -34,12 +34,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from alexnet_mlflow.augment import IMAGENET_MEAN, IMAGENET_STD, normalise, to_pixels
 from alexnet_mlflow.config import TrainConfig
 from alexnet_mlflow.data import Split, Splits
+from alexnet_mlflow.malloc import keep_freed_memory
 from alexnet_mlflow.model import AlexNet, build, layer_table
-from alexnet_mlflow.stages import git_commit
-from alexnet_mlflow.train import fit, keep_freed_memory, make_optimizer, train_step
+from alexnet_mlflow.train import fit, make_optimizer, train_step
+from benchmarks.record import shown, spread, told
 
 CLASSES = 10
-STEPS = 12  # of each measured pass
+STEPS = 12  # of each measured pass, where nothing else is asked for
 MATRIX = 1024
 RATES = {"sgd": 0.01, "adam": 0.001}
 
@@ -86,7 +87,10 @@ def noise(count: int) -> Splits:
     train = Split("train", images, labels, ids, ids)
     few = slice(CLASSES)
     val = Split("val", images[few], labels[few], ids[few], ids[few])
-    return Splits("noise", "noise", tuple("0123456789"), train, val, "", "", {}, 0)
+    return Splits(
+        name="noise", title="noise", classes=tuple("0123456789"), source="", digest="", counts={},
+        skipped=0, train=train, val=val,
+    )
 
 
 def finished(device: torch.device) -> None:
@@ -110,29 +114,74 @@ def sgemm_gflops(device: torch.device) -> float:
     return times * 2 * MATRIX**3 / seconds_of(work, device) / 1e9
 
 
-def ours(optimizer: str, batch: int, device: torch.device) -> float:
+def ours(optimizer: str, batch: int, device: torch.device, steps: int) -> float:
     """images/s of one epoch of `fit`, after one that warms up."""
     config = config_of(optimizer, batch)
     longer = TrainConfig(**{**vars(config), "epochs": 2})
-    results = fit(build(CLASSES, 0), noise(batch * STEPS), longer, device)
+    results = fit(build(CLASSES, 0), noise(batch * steps), longer, device)
     return [result.images_per_second for result in results][1]
 
 
-def fixed(optimizer: str, batch: int, device: torch.device) -> float:
+def one_of_a_pair(optimizer: str, batch: int, steps: int) -> None:
+    """In a process of its own: warm up, say so, wait for the word, train an epoch, say so."""
+    longer = TrainConfig(**{**vars(config_of(optimizer, batch)), "epochs": 2})
+    for _ in fit(build(CLASSES, 0), noise(batch * steps), longer, torch.device("cpu")):
+        print("done", flush=True)
+        sys.stdin.readline()
+
+
+def side_by_side(optimizer: str, batch: int, steps: int) -> float:
+    """images/s of a training a core, with one thread each, all of them together.
+
+    Their validation is in it, of ten pictures: about a hundredth.
+    """
+    cores = len(os.sched_getaffinity(0))
+    command = [sys.executable, __file__, f"--trial={optimizer}", f"--batch={batch}",
+               f"--steps={steps}"]
+    running = [
+        subprocess.Popen(
+            command, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+        )
+        for _ in range(cores)
+    ]
+
+    def every(say: str) -> None:
+        """Wait until each has done its epoch, then give the word."""
+        for one in running:
+            assert one.stdout is not None and one.stdout.readline() == "done\n", "a trial failed"
+        for one in running:
+            assert one.stdin is not None
+            one.stdin.write(say)
+            one.stdin.flush()
+
+    try:
+        every("go\n")
+        started = time.perf_counter()
+        every("end\n")
+        return cores * batch * steps / (time.perf_counter() - started)
+    finally:
+        for one in running:
+            one.communicate()
+
+
+def fixed(optimizer: str, batch: int, device: torch.device, steps: int) -> float:
     """images/s of the same step on one batch that lies ready."""
     images, labels = pictures(batch)
     model = build(CLASSES, 0).to(device).to(memory_format=torch.channels_last).train()
     step = make_optimizer(model, config_of(optimizer, batch))
     ready = normalise(to_pixels(torch.from_numpy(images).to(device)))
     truth = torch.from_numpy(labels).to(device)
-    work = lambda: [train_step(model, step, ready, truth) for _ in range(STEPS)]  # noqa: E731
+    work = lambda: [train_step(model, step, ready, truth) for _ in range(steps)]  # noqa: E731
     work()
-    return batch * STEPS / seconds_of(work, device)
+    return batch * steps / seconds_of(work, device)
 
 
-def reports(optimizer: str, batch: int, device: torch.device, workers: int) -> float:
+def reports(
+    optimizer: str, batch: int, device: torch.device, steps: int, workers: int
+) -> float:
     """images/s of the report's loop over one epoch, after a pass that starts the workers."""
-    data = Pictures(*pictures(batch * STEPS))
+    data = Pictures(*pictures(batch * steps))
     loader = torch.utils.data.DataLoader(
         data, batch, shuffle=True, num_workers=workers, persistent_workers=workers > 0
     )
@@ -162,25 +211,39 @@ def flop_per_image(model: AlexNet) -> float:
     return 6.0 * sum(layer.multiply_adds for layer in layer_table(model))
 
 
-def row_of(
-    runs: list[dict[str, float]], batch: int, optimizer: str, flop: float
-) -> dict[str, object]:
-    """The medians of a batch size and optimizer, with every run."""
-
-    def ratio(of: Callable[[dict[str, float]], float]) -> float:
-        return round(statistics.median(of(run) for run in runs), 3)
-
+def ratios_of(runs: list[dict[str, float]], flop: float) -> dict[str, list[float]]:
+    """A batch size and optimizer: what each round says of `fit`."""
     ways = [name for name in runs[0] if name.startswith("report_")]
-    return {
-        "batch": batch,
-        "optimizer": optimizer,
-        "fit_images_per_second": round(statistics.median(run["fit"] for run in runs), 1),
-        "of_sgemm": ratio(lambda run: run["fit"] * flop / 1e9 / run["sgemm_gflops"]),
-        "of_fixed_batch": ratio(lambda run: run["fit"] / run["fixed"]),
-        "over_report_best_workers": ratio(lambda run: run["fit"] / max(run[way] for way in ways)),
-        "over_report_no_workers": ratio(lambda run: run["fit"] / run["report_0_workers"]),
-        "runs": [{name: round(value, 1) for name, value in run.items()} for run in runs],
+    ratios = {
+        "of_sgemm": [run["fit"] * flop / 1e9 / run["sgemm_gflops"] for run in runs],
+        "of_fixed_batch": [run["fit"] / run["fixed"] for run in runs],
+        "over_report_best_workers": [
+            run["fit"] / max(run[way] for way in ways) for run in runs
+        ],
     }
+    if "report_0_workers" in ways:
+        ratios["over_report_no_workers"] = [run["fit"] / run["report_0_workers"] for run in runs]
+    if "side_by_side" in runs[0]:
+        ratios["side_by_side_over_one_after_other"] = [
+            run["side_by_side"] / run["fit"] for run in runs
+        ]
+    return ratios
+
+
+def round_of(
+    optimizer: str, batch: int, device: torch.device, steps: int, workers: tuple[int, ...]
+) -> dict[str, float]:
+    """images/s of every rival, one after the other; SGEMM in GFLOP/s."""
+    keep_freed_memory()
+    run = {"sgemm_gflops": sgemm_gflops(device)}
+    run["fit"] = ours(optimizer, batch, device, steps)
+    run["fixed"] = fixed(optimizer, batch, device, steps)
+    keep_freed_memory(False)  # the report left the allocator alone
+    for count in workers:
+        run[f"report_{count}_workers"] = reports(optimizer, batch, device, steps, count)
+    if device.type == "cpu":
+        run["side_by_side"] = side_by_side(optimizer, batch, steps)
+    return {name: round(value, 1) for name, value in run.items()}
 
 
 @click.command()
@@ -188,40 +251,32 @@ def row_of(
 @click.option("--rounds", default=5, show_default=True)
 @click.option("--batch", "batches", multiple=True, type=int, default=(32, 64), show_default=True)
 @click.option("--workers", multiple=True, type=int, default=(0, 1, 2), show_default=True)
+@click.option("--steps", default=STEPS, show_default=True, help="Of each measured pass.")
+@click.option("--trial", default="", hidden=True)
 def main(
-    device_name: str, rounds: int, batches: tuple[int, ...], workers: tuple[int, ...]
+    device_name: str, rounds: int, batches: tuple[int, ...], workers: tuple[int, ...], steps: int,
+    trial: str,
 ) -> None:
-    """Measure and print one JSON line."""
+    """Measure and print a table and one JSON line."""
+    if trial:
+        one_of_a_pair(trial, batches[0], steps)
+        return
     device = torch.device(device_name)
     flop = flop_per_image(build(CLASSES, 0))
-    rows = []
+    ratios, runs = dict[str, list[float]](), list[dict[str, object]]()
     for batch in batches:
         for optimizer in RATES:
-            runs = []
+            found = []
             for number in range(rounds):
-                keep_freed_memory()
-                run = {"sgemm_gflops": sgemm_gflops(device)}
-                run["fit"] = ours(optimizer, batch, device)
-                run["fixed"] = fixed(optimizer, batch, device)
-                keep_freed_memory(False)  # the report left the allocator alone
-                for count in workers:
-                    run[f"report_{count}_workers"] = reports(optimizer, batch, device, count)
-                runs.append(run)
-                click.echo(f"batch {batch} {optimizer} round {number + 1}: {run}", err=True)
-            rows.append(row_of(runs, batch, optimizer, flop))
-    gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else None
-    click.echo(json.dumps({
-        "benchmark": "bench_step",
-        "command": "python benchmarks/bench_step.py " + " ".join(sys.argv[1:]),
-        "commit": git_commit(),
-        "device": gpu or platform.processor() or platform.machine(),
-        "threads": torch.get_num_threads(),
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "torchvision": torchvision.__version__,
-        "mflop_per_image": round(flop / 1e6, 1),
-        "rows": rows,
-    }))
+                found.append(round_of(optimizer, batch, device, steps, workers))
+                click.echo(f"batch {batch} {optimizer} round {number + 1}: {found[-1]}", err=True)
+            rates = spread([run["fit"] for run in found], 1)
+            click.echo(shown(f"fit, batch {batch}, {optimizer}", rates, "/s"))
+            for name, values in ratios_of(found, flop).items():
+                ratios[f"{name}, batch {batch}, {optimizer}"] = values
+                click.echo(shown(f"  {name}", spread(values)))
+            runs.extend({"batch": batch, "optimizer": optimizer, **run} for run in found)
+    told(device=device_name, ratios=ratios, mflop_per_image=round(flop / 1e6, 1), runs=runs)
 
 
 if __name__ == "__main__":

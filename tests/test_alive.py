@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from alexnet_mlflow.alive import gone, living
+from alexnet_mlflow import alive
+from alexnet_mlflow.alive import ended, gone, living, myself
 
 
 @pytest.fixture(autouse=True)
@@ -36,3 +39,55 @@ def test_a_killed_process_is_gone() -> None:
     worker = json.loads(done.stdout)
     assert Path(worker["lock"]).exists() and gone(worker)
     assert not Path(worker["lock"]).exists(), "its lock is cleared away"
+
+
+needs_proc = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="there is no /proc")
+
+
+def child(script: str) -> subprocess.Popen[str]:
+    return subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
+
+
+TELL = "from alexnet_mlflow.alive import myself\nprint(myself(), flush=True)\n"
+
+
+@needs_proc
+def test_a_process_is_told_by_its_line() -> None:
+    assert ended(myself()) is False
+    with child(TELL + "import time; time.sleep(100)") as other:
+        assert other.stdout is not None
+        line = other.stdout.readline()
+        assert ended(line) is False
+        other.send_signal(signal.SIGKILL)
+        os.waitid(os.P_PID, other.pid, os.WEXITED | os.WNOWAIT)
+        assert ended(line) is True, "nobody has waited for it: it stands in the table, and is over"
+    assert ended(line) is True
+
+
+@needs_proc
+def test_the_same_number_is_not_the_same_process() -> None:
+    line = json.loads(myself())
+    assert ended(json.dumps({**line, "started": "1"})) is True, "the number was given again"
+
+
+@needs_proc
+@pytest.mark.parametrize("name", ["host", "machine", "numbers"])
+def test_nothing_is_known_of_another_machine_or_container(name: str) -> None:
+    assert ended(json.dumps({**json.loads(myself()), "pid": 2**22, name: "another"})) is None
+
+
+@needs_proc
+def test_what_ran_before_the_machine_was_started_anew_is_over(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    here = {**json.loads(myself()), "machine": "m"}
+    monkeypatch.setattr(alive, "_here", lambda: here)
+    before = {**here, "boot": "another"}
+    assert ended(json.dumps(before)) is True
+    monkeypatch.setattr(alive, "_here", lambda: {**here, "machine": ""})
+    assert ended(json.dumps({**before, "machine": ""})) is None, "two machines may have one name"
+
+
+@pytest.mark.parametrize("line", ["", "nonsense", "[]", "{}", '{"pid": "x"}', "null", '{"pid": 1}'])
+def test_nothing_is_known_of_what_is_no_line(line: str) -> None:
+    assert ended(line) is None

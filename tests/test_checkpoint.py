@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import pickle
 import signal
 import threading
 import zipfile
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -58,11 +60,12 @@ def test_strides_are_kept(path: Path) -> None:
     assert checkpoint.load(path)["weight"].stride() == weight.stride()
 
 
-def test_the_newer_replaces_the_older_and_leaves_nothing_beside_it(path: Path) -> None:
-    checkpoint.save(path, state(1.0))
-    checkpoint.save(path, state(2.0))
-    assert same(checkpoint.load(path), state(2.0))
-    assert [file.name for file in path.parent.iterdir()] == [path.name]
+def test_the_newer_replaces_the_older_and_one_generation_stays(path: Path) -> None:
+    for number in range(4):
+        checkpoint.save(path, state(float(number)))
+    assert same(checkpoint.load(path), state(3.0))
+    assert {file.name for file in path.parent.iterdir()} == {"last.pt", "previous.pt"}
+    assert same(checkpoint.load(path.with_name("previous.pt")), state(2.0))
 
 
 def test_a_state_that_cannot_be_written_leaves_the_old_one(path: Path) -> None:
@@ -227,3 +230,129 @@ def test_a_signal_waits_until_the_checkpoint_is_written(tmp_path: Path) -> None:
     assert [file.name for file in (tmp_path / "run").iterdir()] == ["last.tmp"]
     with zipfile.ZipFile(tmp_path / "run" / "last.tmp") as written:
         assert written.testzip() is None, "the write was cut off"
+
+
+# Faults at every step of a write
+
+
+class Faulty:
+    """The system's calls that a write makes; the one of number `at` does not return.
+
+    It raises `error`: the disk is full, or the process ends (which no `except Exception` sees).
+    """
+
+    def __init__(self, at: int, error: BaseException) -> None:
+        self.at, self.error, self.made = at, error, 0
+
+    def call(self, real: Any, *arguments: Any, **named: Any) -> Any:
+        self.made += 1
+        if self.made == self.at:
+            raise self.error
+        return real(*arguments, **named)
+
+    def open(self, name: Any, mode: str) -> Any:
+        file, write = self.call(open, name, mode), self.call
+
+        class File:
+            def __enter__(self) -> Any:
+                return self
+
+            def __exit__(self, *_: object) -> None:
+                file.close()
+
+            def write(self, data: Any) -> int:
+                return int(write(file.write, data))
+
+            def flush(self) -> None:
+                write(file.flush)
+
+            def fileno(self) -> int:
+                return int(file.fileno())
+
+        return File()
+
+
+def calls(patch: pytest.MonkeyPatch, at: int, error: BaseException) -> Faulty:
+    faulty = Faulty(at, error)
+    patch.setattr(checkpoint, "open", faulty.open, raising=False)
+    for name in ("fsync", "replace", "link"):
+        real = getattr(os, name)
+        patch.setattr(os, name, lambda *given, real=real: faulty.call(real, *given))
+    return faulty
+
+
+@pytest.mark.parametrize(
+    "error", [OSError(errno.ENOSPC, "No space left on device"), KeyboardInterrupt()]
+)
+def test_whatever_fails_while_it_is_written_the_old_or_the_new_state_is_there(
+    path: Path, error: BaseException
+) -> None:
+    """At every write, flush, fsync, link and rename; then the next write succeeds."""
+    checkpoint.save(path, state(0.0))
+    with pytest.MonkeyPatch.context() as patch:
+        faulty = calls(patch, 0, error)
+        checkpoint.save(path, state(1.0))
+    assert faulty.made > 20
+    old = new = 0
+    for at in range(1, faulty.made + 1):
+        checkpoint.save(path, state(1.0))
+        with pytest.MonkeyPatch.context() as patch:
+            calls(patch, at, error)
+            with suppress(type(error), RuntimeError):  # torch's writer has an error of its own
+                checkpoint.save(path, state(2.0))
+        found = checkpoint.load(path)
+        assert same(found, state(1.0)) or same(found, state(2.0)), at
+        old, new = old + same(found, state(1.0)), new + same(found, state(2.0))
+        assert checkpoint.newest(path.parents[1]) == ["0a1b"]
+    assert old and new
+
+
+def test_the_one_before_is_read_where_the_last_one_is_damaged(
+    path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    checkpoint.save(path, state(1.0))
+    checkpoint.save(path, state(2.0))
+    path.write_bytes(path.read_bytes()[:-100])
+    assert same(checkpoint.load(path), state(1.0))
+    assert "the one before it is taken" in caplog.text
+    path.with_name(checkpoint.BEFORE).write_bytes(b"")
+    with pytest.raises(BadInput, match="cannot be read"):
+        checkpoint.load(path)
+
+
+# Writing beside the training
+
+
+def test_a_writer_keeps_what_it_was_given_though_training_goes_on(path: Path) -> None:
+    writer, live = checkpoint.Writer(path), state(1.0)
+    assert writer.offer(lambda: live)
+    live["model"]["weight"].fill_(9.0)  # the next step
+    writer.wait()
+    assert same(checkpoint.load(path), state(1.0))
+
+
+def test_a_writer_leaves_time_between_two(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    writer = checkpoint.Writer(path)
+    assert writer.offer(lambda: state(1.0))
+    writer.wait()
+    assert not writer.offer(lambda: state(2.0))
+    monkeypatch.setattr(checkpoint, "SECONDS_BETWEEN", 0)
+    assert writer.offer(lambda: state(3.0))
+    writer.wait()
+    assert same(checkpoint.load(path), state(3.0))
+    assert not checkpoint.Writer(None).offer(lambda: state())
+
+
+def test_a_writer_that_could_not_write_says_so(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At the next offer, or at the end; the state before is there."""
+    monkeypatch.setattr(checkpoint, "SECONDS_BETWEEN", 0)
+    checkpoint.save(path, state(1.0))
+    path.with_suffix(".tmp").mkdir()
+    writer = checkpoint.Writer(path)
+    writer.offer(lambda: state(2.0))
+    with pytest.raises(IsADirectoryError):
+        writer.wait()
+    writer.wait()  # told once
+    assert same(checkpoint.load(path), state(1.0))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import signal
@@ -13,6 +14,7 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
+from alexnet_mlflow import cli
 from alexnet_mlflow.cli import main
 from alexnet_mlflow.commands import COMMANDS
 from alexnet_mlflow.config import STAGES
@@ -137,3 +139,8 @@ def test_help_imports_neither_torch_nor_mlflow() -> None:
 def test_no_command_shows_the_help() -> None:
     done = subprocess.run(PROGRAM, capture_output=True, text=True)
     assert done.returncode == 2 and "babysit" in done.stdout + done.stderr
+
+
+def test_every_switch_of_a_stage_means_something_without_a_value() -> None:
+    fields = (item for config in STAGES.values() for item in dataclasses.fields(config))
+    assert {item.name for item in fields if item.type == "bool"} <= set(cli.FLAGS)

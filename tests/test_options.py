@@ -8,10 +8,15 @@ from dataclasses import dataclass
 import pytest
 
 from alexnet_mlflow.options import (
+    LARGEST,
+    LONGEST,
     BadInput,
     check_at_least,
     check_choices,
+    check_name,
     check_positive,
+    check_seeds,
+    in_one_line,
     option,
     option_name,
     option_text,
@@ -58,3 +63,36 @@ def test_what_is_too_small_is_refused(value: float) -> None:
 def test_what_is_no_choice_is_refused() -> None:
     with pytest.raises(BadInput, match="--oven must be one of gas, wood, got 'coal': give gas"):
         check_choices(Kitchen(oven="coal"))
+
+
+def test_numbers_have_an_end() -> None:
+    check_positive(Kitchen(degrees=LARGEST), "degrees")
+    check_seeds(Kitchen(loaves=2**63 - 1), "loaves")
+    for check in (
+        lambda: check_positive(Kitchen(degrees=2 * LARGEST), "degrees"),
+        lambda: check_positive(Kitchen(loaves=11), "loaves", most=10),
+        lambda: check_at_least(Kitchen(loaves=11), 0, "loaves", most=10),
+        lambda: check_seeds(Kitchen(loaves=2**63), "loaves"),
+    ):
+        with pytest.raises(BadInput, match="at most|below"):
+            check()
+
+
+@pytest.mark.parametrize(
+    ("name", "good"),
+    [("", True), ("faces-sgd-12ab", True), ("My search 2.1", True), ("é", True), ("x" * 200, True),
+     ("x" * 201, False), ("../x", False), ("a/b", False), ("-x", False), (".x", False),
+     ("a\nb", False), ("a\0b", False), ("a\n", False), ("$(x)", False)],
+)
+def test_a_name_is_a_name(name: str, good: bool) -> None:
+    if good:
+        check_name(Kitchen(oven=name), "oven")
+        return
+    with pytest.raises(BadInput, match="letters, digits"):
+        check_name(Kitchen(oven=name), "oven")
+
+
+def test_a_sentence_is_a_line() -> None:
+    assert in_one_line("plain, é") == "plain, é"
+    assert in_one_line("a\nb\x1b[2J\0\u202e") == "a b [2J  "
+    assert len(in_one_line("x" * 10**6)) < LONGEST + 10 and in_one_line("x" * 10**6).count("...")

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import sqlalchemy
 from optuna.trial import TrialState
 
 from alexnet_mlflow import alive
@@ -104,6 +105,22 @@ def test_a_trial_that_waits_goes_on_once(url: str) -> None:
         filled = one.filled()
         assert [one.outcome for one in filled.values()] == ["pruned", "completed"]
         assert [len(one.curve) for one in filled.values()] == [1, 3]
+
+
+def test_an_epoch_is_one_write_and_a_trial_that_waits_is_ranked_by_its_last(url: str) -> None:
+    with opened("writes", url) as study:
+        claim = study.claim(slots())
+        assert claim
+        written = list[str]()
+        sqlalchemy.event.listen(
+            study.storage.engine, "before_cursor_execute",
+            lambda *given: written.append(given[2]) if given[2][:6] != "SELECT" else None,
+        )
+        claim.report([(0.5, 0.7), (0.75, 0.6)])
+        assert len(written) == 1, written
+        assert claim.finish("pruned", 0.5, result(claim))
+        [trial] = study.optuna.trials
+        assert trial.value == 0.75
 
 
 def test_a_trial_that_was_enqueued_and_never_asked_for_is_taken_first() -> None:

@@ -18,6 +18,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -242,12 +243,16 @@ def _kept(
     data: Splits,
     path: Path | None,
 ) -> Iterator[EpochResult]:
-    """The same results; each joins the progress and, before it goes on, the checkpoint."""
-    for result in results:
-        progress.add(result)
-        if path is not None and not result.diverged:
-            checkpoint.save(path, _state_of(progress, config, data))
-        yield result
+    """The same results; each joins the progress and, where it is time for one, a checkpoint."""
+    writer = checkpoint.Writer(path)
+    try:
+        for result in results:
+            progress.add(result)
+            if not result.diverged:
+                writer.offer(partial(_state_of, progress, config, data))
+            yield result
+    finally:
+        writer.wait()
 
 
 def _state_of(progress: Progress, config: FinalConfig, data: Splits) -> State:

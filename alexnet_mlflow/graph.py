@@ -1,0 +1,50 @@
+"""Work that is repeated on tensors that stay where they are: on CUDA one captured graph, replayed.
+
+A step of this network is some sixty kernels of a few microseconds each; launched one by one they
+cost more than they compute. A graph launches them together. Elsewhere than on CUDA the same work is
+done by calling it, so that one path serves both and is tested on both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+
+WARM_UP = 3  # calls before the capture: cuDNN chooses its algorithms, optimizers make their state
+
+
+class Captured:
+    """Calls `work`, which takes and returns nothing and reads nothing on the host.
+
+    Every call does the work once, also those before the capture. What `work` draws comes from
+    the device's default generator and from `generator`.
+    """
+
+    def __init__(self, work: Callable[[], None], generator: torch.Generator) -> None:
+        self.work, self.generator = work, generator
+        self.calls = 0
+        self.graph: torch.cuda.CUDAGraph | None = None
+
+    def __call__(self) -> None:
+        if self.generator.device.type != "cuda":
+            self.work()
+            return
+        self.calls += 1
+        if self.calls <= WARM_UP:
+            self._aside()
+            return
+        if self.graph is None:
+            self.graph = torch.cuda.CUDAGraph()
+            self.graph.register_generator_state(self.generator)
+            with torch.cuda.graph(self.graph):
+                self.work()  # is recorded, not done
+        self.graph.replay()
+
+    def _aside(self) -> None:
+        """On another stream, as a capture must be: what is allocated there is not mixed up."""
+        stream = torch.cuda.Stream(self.generator.device)
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            self.work()
+        torch.cuda.current_stream().wait_stream(stream)

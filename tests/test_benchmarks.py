@@ -1,0 +1,205 @@
+"""The benchmarks run, their records hold what makes them repeatable, and a fall is noticed."""
+
+from __future__ import annotations
+
+import copy
+import functools
+import importlib
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks.record import FIELDS, RECORDS, kept, read, spread
+from benchmarks.run import BENCHMARKS
+
+ROOT = Path(__file__).resolve().parent.parent
+FOLDER = ROOT / "benchmarks"
+NEEDED = ("command", "commit", "versions", "hardware", "runs")
+# Made before there was one form. What they say of it stands elsewhere in them, or nowhere: they are
+# not held against anything, and nothing is invented for them.
+EARLIER = {
+    "2026-11-23-bench_faces-cpu.json": {"command", "commit", "versions", "hardware"},
+    "2026-11-23-bench_scale-cpu.json": {"commit", "versions", "hardware"},
+    "2026-11-23-bench_step-cpu.json": {"versions", "hardware", "runs"},
+}
+# Settings with which each takes seconds, and what a run of each must say.
+TINY = {
+    "bench_step": ("--rounds=1 --batch=4 --workers=0 --steps=1",
+                   {"batch", "optimizer", "fit", "sgemm_gflops", "side_by_side"}),
+    "bench_data": ("--rounds=1 --pictures=100 --workers=0", {"part"}),
+    "bench_tracking": ("--epochs=1 --trials=1 --pictures=16", {"of", "seconds"}),
+    "bench_start": ("--rounds=1 --limit=8", {"help", "import_both", "first_epoch"}),
+    "bench_search": (
+        "--rounds=1 --limit=24 --batch-size=8 --trials=2 --fine-trials=1 --epochs=1 "
+        "--rival=exhaustive --rival=processes", {"exhaustive", "processes"},
+    ),
+    "bench_scale": ("--pictures=300 --steps=1 --trials=2", {"of", "count", "peak_mib",
+                                                             "open_files"}),
+}
+RUNS = [1.50, 1.60, 1.55]
+
+
+def made_up(runs: list[float] = RUNS, **changes: Any) -> dict[str, Any]:
+    return {
+        "benchmark": "bench_step", "taken_at": "2026-01-01T00:00:00+00:00", "command": "python",
+        "commit": "0" * 40, "versions": {"torch": "2"}, "hardware": {"device": "CPU", "cores": 2},
+        "ratios": {"fit over report": spread(runs)}, "runs": [{}], **changes,
+    }
+
+
+def script(name: str, *words: str, given: str = "") -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, str(FOLDER / name), *words], input=given, text=True, capture_output=True,
+        cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"}, timeout=900,
+    )
+
+
+@functools.cache
+def tiny(name: str) -> subprocess.CompletedProcess[str]:
+    return script(f"{name}.py", *TINY[name][0].split())
+
+
+def compare(new: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    return script("compare.py", "-", f"--records={folder}", given=new)
+
+
+@pytest.mark.parametrize("path", sorted(RECORDS.glob("*.json")), ids=lambda path: path.stem)
+def test_a_record_says_how_it_was_made(path: Path) -> None:
+    record = json.loads(path.read_text())
+    if "-curves-" in path.name:  # no times: searches' curves, by the commit that trained them
+        assert {"git_commit", "data_digest", "seed", "trials"} <= record.keys()
+        return
+    missing = {name for name in NEEDED if not record.get(name)}
+    assert missing == EARLIER.get(path.name, set())
+    if path.name not in EARLIER:
+        assert path.name.startswith(f"{record['taken_at'][:10]}-{record['benchmark']}-")
+        read(path.read_text())
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_it_prints_a_table_and_a_record(name: str) -> None:
+    options, fields = TINY[name]
+    done = tiny(name)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert len(done.stdout.splitlines()) > 1, "no table"
+    record = read(done.stdout)
+    assert record["benchmark"] == name
+    assert record["command"] == f"python benchmarks/{name}.py {options}"
+    assert len(record["commit"].removesuffix("+changes")) == 40
+    assert record["hardware"]["threads"] == 1
+    assert fields <= set().union(*(row.keys() for row in record["runs"]))
+    assert record["ratios"] or name == "bench_scale", "of one number nothing is said"
+
+
+def test_the_loop_of_processes_finds_the_winner_of_the_exhaustive_search() -> None:
+    [found] = read(tiny("bench_search").stdout)["runs"]
+    same = ("epochs_spent", "best_val_accuracy", "best_lr", "best_weight_decay")
+    assert [found["processes"][name] for name in same] == [
+        found["exhaustive"][name] for name in same
+    ]
+    assert found["processes"]["best_lr"] is not None
+
+
+def test_every_benchmark_is_run_with_options_that_it_knows() -> None:
+    scripts = {path.stem for path in FOLDER.glob("bench_*.py")}
+    assert scripts - {"bench_faces"} == set(BENCHMARKS) == set(TINY), "bench_faces needs a model"
+    for name, benchmark in BENCHMARKS.items():
+        main = importlib.import_module(f"benchmarks.{name}").main
+        for options in filter(None, (benchmark.full, benchmark.quick)):
+            main.make_context(name, options.split())  # raises where one is unknown
+
+
+def test_a_name_that_is_none_is_refused() -> None:
+    for words, said in ((["bench_none"], "there is no bench_none"),
+                        (["--check", "bench_scale"], "no quick one")):
+        done = script("run.py", *words)
+        assert done.returncode == 2 and said in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("runs", "code"),
+    [
+        (RUNS, 0),
+        ([1.9, 2.0, 2.1], 0),  # better
+        ([1.45, 1.50, 1.47], 0),  # within the margin
+        ([1.20, 1.25, 1.22], 1),
+        ([1.20, 1.60, 1.22, 1.21, 1.19], 1),  # one lucky run hides nothing
+        ([1.56, 0.20, 1.54, 1.55, 1.57], 0),  # and one slow run accuses nobody
+        ([0.9, 1.8, 1.3], 0),  # too noisy to tell
+    ],
+)
+def test_a_ratio_that_fell_is_told(tmp_path: Path, runs: list[float], code: int) -> None:
+    kept(made_up(), tmp_path)
+    new = made_up(runs, taken_at="2026-02-01T00:00:00+00:00")
+    done = compare("a table\n" + json.dumps(new), tmp_path)
+    assert done.returncode == code, done.stdout + done.stderr
+    assert ("FELL" in done.stdout) == bool(code)
+
+
+def test_a_change_of_seconds_is_no_fall(tmp_path: Path) -> None:
+    kept(made_up(seconds=1.0), tmp_path)
+    new = made_up(seconds=100.0, taken_at="2026-02-01T00:00:00+00:00")
+    assert compare(json.dumps(new), tmp_path).returncode == 0
+
+
+def test_the_newest_record_of_the_same_hardware_counts(tmp_path: Path) -> None:
+    kept(made_up([3.0]), tmp_path)
+    kept(made_up([1.0], taken_at="2026-01-02T00:00:00+00:00"), tmp_path)
+    faster = {"device": "CPU", "cores": 64}
+    kept(made_up([9.0], taken_at="2026-01-03T00:00:00+00:00", hardware=faster), tmp_path)
+    kept(made_up([9.0], taken_at="2026-01-03T00:00:00+00:00", benchmark="bench_data"), tmp_path)
+    new = made_up([1.0], taken_at="2026-02-01T00:00:00+00:00", versions={"torch": "3"})
+    done = compare(json.dumps(new), tmp_path)
+    assert done.returncode == 0 and "2026-01-02" in done.stdout
+    assert "torch was 2, is 3" in done.stdout
+
+
+def test_no_record_for_that_hardware_is_said(tmp_path: Path) -> None:
+    kept(made_up(hardware={"device": "another", "cores": 2}), tmp_path)
+    done = compare(json.dumps(made_up()), tmp_path)
+    assert done.returncode == 0
+    assert "no record for this hardware" in done.stdout
+
+
+def malformed() -> dict[str, str]:
+    texts = {"empty": "", "text": "no record", "list": "[]"}
+    for name in FIELDS:
+        record = made_up()
+        del record[name]
+        texts[f"without {name}"] = json.dumps(record)
+    for name, ratio in (("no runs", {}), ("empty runs", {"runs": []}), ("words", {"runs": ["x"]}),
+                        ("a number", 1.0), ("NaN", {"runs": [float("nan")]})):
+        texts[f"a ratio with {name}"] = json.dumps(made_up(ratios={"r": ratio}))
+    texts["no cores"] = json.dumps(made_up(hardware={"device": "CPU"}))
+    return texts
+
+
+@pytest.mark.parametrize("text", malformed().values(), ids=malformed().keys())
+def test_a_malformed_record_is_refused(text: str) -> None:
+    with pytest.raises(ValueError):
+        read(text)
+
+
+def test_malformed_files_end_with_code_2_and_no_traceback(tmp_path: Path) -> None:
+    kept(made_up(), tmp_path)
+    other = made_up(ratios={"another": spread([1.0])}, taken_at="2026-02-01T00:00:00+00:00")
+    for text in ("no record", json.dumps(other)):
+        done = compare(text, tmp_path)
+        assert done.returncode == 2 and "Traceback" not in done.stderr
+    place = tmp_path / "2026-01-01-bench_step-broken.json"
+    place.write_text('{"ratios": 1}')
+    done = compare(json.dumps(made_up(taken_at="2026-02-01T00:00:00+00:00")), tmp_path)
+    assert done.returncode == 2 and place.name in done.stderr
+
+
+def test_a_second_record_of_a_day_stands_beside_the_first(tmp_path: Path) -> None:
+    record = made_up()
+    first, second = kept(record, tmp_path), kept(copy.deepcopy(record), tmp_path)
+    assert first.name == "2026-01-01-bench_step-cpu-2-cores.json"
+    assert second.name == "2026-01-01-bench_step-cpu-2-cores-2.json"
+    assert read(first.read_text()) == record
