@@ -216,7 +216,9 @@ class DockerRunConfig:
 class SyncConfig:
     """Copy a tracking store into another: runs, models and registry, once each.
 
-    User and password of a server: MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD.
+    Without options: send what earlier runs of this working folder have logged while their tracking
+    server was away. User and password of a server: MLFLOW_TRACKING_USERNAME and
+    MLFLOW_TRACKING_PASSWORD.
     """
 
     command: ClassVar[str] = "sync"
@@ -225,7 +227,14 @@ class SyncConfig:
     to: str = option("", "The store to copy into, such as http://server:5000.")
     dry_run: bool = option(False, "Say what would be copied, and change nothing.")
 
+    @property
+    def journals(self) -> bool:
+        """Send what was left for a store that was away, instead of copying one?"""
+        return not (self.from_ or self.to or self.dry_run)
+
     def __post_init__(self) -> None:
+        if self.journals:
+            return
         for name, example in (("from_", "sqlite:///mlflow.db"), ("to", "http://server:5000")):
             if not getattr(self, name):
                 named = option_name(name)

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from alexnet_mlflow import signals, turn
 from alexnet_mlflow.options import BadInput
-from alexnet_mlflow.reach import IMPATIENT, environment, without_password
+from alexnet_mlflow.reach import IMPATIENT, PATIENT, environment, without_password
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -62,7 +62,8 @@ def answering() -> Iterator[None]:
     try:
         with environment(IMPATIENT):
             mlflow.MlflowClient().search_registered_models(max_results=1)
-        yield
+        with environment(PATIENT):
+            yield
     except (MlflowException, SQLAlchemyError, ConnectionError) as error:
         reason = without_password(" ".join(str(error).split("\n")[0].split())[:200])
         raise BadInput(

@@ -7,7 +7,8 @@ whether tracking is on. A tracker that was asked for and fails is told, never ig
 Under `mlflow run` the first top-level run is the runner's own. What the runner has logged stays:
 a parameter that came out otherwise (`lr=auto`) is logged beside it as `resolved_<name>`.
 
-Left out: the registry (registry.py), and a journal for a server that goes away.
+What is logged goes to the journal (journal.py), which sends it; what needs an answer is asked for
+when that has arrived, and waits while the store is away. Left out: the registry (registry.py).
 """
 
 from __future__ import annotations
@@ -16,21 +17,25 @@ import json
 import math
 import os
 import re
+import shutil
 import time
-from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+import uuid
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from alexnet_mlflow import alive, exported, reach, signals
+from alexnet_mlflow import alive, delivery, models, reach
 from alexnet_mlflow.data import Described
-from alexnet_mlflow.options import BadInput
-from alexnet_mlflow.progress import say
+from alexnet_mlflow.delivery import Link
+from alexnet_mlflow.journal import END_SECONDS, Left
 from alexnet_mlflow.runs import PROCESS, SYNCED_FROM, FoundRun, LoggedModel, NullTracker, Tracker
 from alexnet_mlflow.train import EpochResult
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+    from mlflow.entities import Run
     from mlflow.tracking import MlflowClient
     from torch import Tensor, nn
 
@@ -42,6 +47,11 @@ def connect() -> Tracker:
 
     Raises BadInput where the store does not answer.
     """
+    return connected()[0]
+
+
+def connected() -> tuple[Tracker, Left]:
+    """The same, and what came of journals that earlier processes have left for this store."""
     reach.prepare()
     import mlflow
     from mlflow.exceptions import MlflowException
@@ -52,7 +62,8 @@ def connect() -> Tracker:
         with reach.environment(reach.IMPATIENT):
             reach.probe(uri)
             client = mlflow.MlflowClient()
-            return MlflowTracker(client, _experiment(client), None)
+            experiment, link = _experiment(client), Link(client, reach.without_password(uri))
+            return MlflowTracker(link, experiment, None), link.deliver()
     except (MlflowException, SQLAlchemyError, OSError, ImportError) as error:
         raise reach.unanswered(uri, error) from error
 
@@ -72,10 +83,14 @@ class MlflowTracker(NullTracker):
 
     stores = True
 
-    def __init__(self, client: MlflowClient, experiment_id: str, run_id: str | None) -> None:
-        self._client = client
+    def __init__(
+        self, link: Link, experiment_id: str, run_id: str | None,
+        known: Mapping[str, str] | None = None,
+    ) -> None:
+        self._link, self._client, self._journal = link, link.client, link.journal
         self._experiment_id = experiment_id
         self._status = "FINISHED"
+        self._params = dict(known or {})
         self.run_id = run_id
 
     @property
@@ -87,39 +102,77 @@ class MlflowTracker(NullTracker):
     def child(
         self, name: str, tags: Mapping[str, object], run_id: str | None = None
     ) -> Iterator[Tracker]:
-        import mlflow
-
         tags = {**tags, PROCESS: alive.myself()}  # whether it still runs: `doctor`
         run_id = self._here(run_id) if run_id else None
         runner = os.environ.pop("MLFLOW_RUN_ID", None) if self.run_id is None else None
         if runner and run_id:
             self.mark(runner, {**tags, "continues": run_id})
-        with signals.held():
-            run = mlflow.start_run(
-                run_id=run_id or runner,
-                run_name=name if runner is None or self._unnamed(runner) else None,
-                nested=self.run_id is not None,
-                parent_run_id=self.run_id,
-                experiment_id=None if run_id or runner else self._experiment_id,
-                tags={key: str(value) for key, value in tags.items()},  # there from the start
+        texts = {key: str(value) for key, value in tags.items()}  # there from the start
+        with self._journal.open_run():
+            before = run_id or runner
+            run = self._reopened(before, name if before == runner else None, texts) if before else (
+                self._created(name, texts)
             )
-        tracker = MlflowTracker(self._client, run.info.experiment_id, run.info.run_id)
+            tracker = MlflowTracker(
+                self._link, run.info.experiment_id, run.info.run_id, run.data.params
+            )
+            try:
+                yield tracker
+            except BaseException as error:
+                stopped = isinstance(error, KeyboardInterrupt | SystemExit | GeneratorExit)
+                with suppress(Exception):  # the first error is the one to be told
+                    tracker.tags({"outcome": "failed"})
+                    tracker._end("KILLED" if stopped else "FAILED")
+                raise
+            if tracker._status != "RUNNING":
+                tracker._end(tracker._status)
+            if self.run_id is not None:  # another process may go on with it
+                self._link.drain()
+
+    def _created(self, name: str, tags: dict[str, str]) -> Run:
+        """A new run: one, though the answer to the first call be lost."""
+        from mlflow.exceptions import MlflowException
+        from mlflow.tracking.context.registry import resolve_tags
+
+        mark, tries = uuid.uuid4().hex, count()
+        own = {**tags, delivery.CREATED_BY: mark, "mlflow.runName": name}
+        if self.run_id is not None:
+            own["mlflow.parentRunId"] = self.run_id
+        every = resolve_tags(own)
+
+        def make() -> Run:
+            if next(tries):
+                made = _wanted([], {delivery.CREATED_BY: mark})
+                if found := self._client.search_runs([self._experiment_id], made):
+                    return found[0]
+            with reach.environment(reach.ONCE, always=True):
+                return self._client.create_run(self._experiment_id, tags=every, run_name=name)
+
         try:
-            yield tracker
-        except BaseException as error:
-            stopped = isinstance(error, KeyboardInterrupt | SystemExit | GeneratorExit)
-            with suppress(Exception):  # the first error is the one to be told
-                tracker.tags({"outcome": "failed"})
-            mlflow.end_run("KILLED" if stopped else "FAILED")
+            run = self._link.outage.asked(make)
+        except MlflowException as error:
+            if error.error_code in reach.REFUSED:
+                raise reach.unanswered(self._link.outage.store, error) from error
             raise
-        with signals.held():
-            mlflow.end_run(tracker._status)
+        if next(tries) > 1:
+            self._journal.add(run.info.run_id, "only", {"mark": mark})
+        return run
+
+    def _reopened(self, run_id: str, name: str | None, tags: Mapping[str, str]) -> Run:
+        """A run that is there: what a process that is gone has left of it comes first."""
+        self._link.deliver(patiently=True)
+        if name and not self._unnamed(run_id):
+            name = None
+        self._link.asked(lambda: self._client.update_run(run_id, "RUNNING", name))
+        self.mark(run_id, tags)
+        return self._link.asked(lambda: self._client.get_run(run_id))
 
     def below(self, run_id: str) -> Tracker:
         if runner := os.environ.pop("MLFLOW_RUN_ID", None):  # it is no trial
             self.mark(runner, {"stage": "search", "joins": run_id})
-        run = self._client.get_run(self._here(run_id))
-        return MlflowTracker(self._client, run.info.experiment_id, run.info.run_id)
+        here = self._here(run_id)
+        run = self._link.asked(lambda: self._client.get_run(here))
+        return MlflowTracker(self._link, run.info.experiment_id, here, run.data.params)
 
     def _here(self, run_id: str) -> str:
         """The run's id in this store, into which it may have been copied under another."""
@@ -128,117 +181,91 @@ class MlflowTracker(NullTracker):
 
     def _unnamed(self, run_id: str) -> bool:
         """Has the runner made up the run's name, because the user gave none?"""
-        name = self._client.get_run(run_id).info.run_name
+        name = self._link.asked(lambda: self._client.get_run(run_id)).info.run_name
         return re.fullmatch(r"[a-z]+-[a-z]+-\d+", name) is not None
 
-    def params(self, values: Mapping[str, object]) -> None:
-        from mlflow.entities import Param
+    def _end(self, status: str) -> None:
+        self._journal.add(self._run, "end", {"status": status, "time_ms": _now_ms()})
 
-        known = self._client.get_run(self._run).data.params
-        entries = []
+    def params(self, values: Mapping[str, object]) -> None:
+        known, new = self._params, {}
         for name, value in values.items():
             text = _text(value)
             if name not in known:
-                entries.append(Param(name, text))
+                new[name] = text
             elif not _same(known[name], text) and f"resolved_{name}" not in known:
-                entries.append(Param(f"resolved_{name}", text))
-        self._send(self._run, params=entries)
+                new[f"resolved_{name}"] = text
+        known.update(new)
+        self._journal.add(self._run, "batch", {"params": new})
 
     def tags(self, values: Mapping[str, object]) -> None:
         self.mark(self._run, values)
 
     def mark(self, run_id: str, values: Mapping[str, object]) -> None:
-        from mlflow.entities import RunTag
-
-        entries = [RunTag(name, str(value)) for name, value in values.items()]
-        self._send(run_id, tags=entries)
+        texts = {name: str(value) for name, value in values.items()}
+        self._journal.add(run_id, "batch", {"tags": texts})
+        self._journal.settle(END_SECONDS)
 
     def metrics(
         self, values: Mapping[str, float], step: int = 0,
         model: LoggedModel | None = None, data: tuple[str, str] | None = None,
     ) -> None:
-        from mlflow.entities import Metric
-
-        now = int(time.time() * 1000)
-        name, digest = (data[0], data[1][:DIGEST_LENGTH]) if data else (None, None)
-        link = (model.model_id if model else None, name, digest, self._run)
+        now = _now_ms()
         finite = {key: float(value) for key, value in values.items() if math.isfinite(value)}
-        entries = [Metric(key, value, now, step, *link) for key, value in finite.items()]
-        self._send(self._run, metrics=entries)
-
-    def _send(self, run_id: str, **entries: Any) -> None:
-        with signals.held():
-            self._client.log_batch(run_id, **entries)
+        entries: dict[str, Any] = {
+            "metrics": [(key, value, now, step) for key, value in finite.items()]
+        }
+        if model or data:
+            name, digest = (data[0], data[1][:DIGEST_LENGTH]) if data else (None, None)
+            entries["link"] = (model.model_id if model else None, name, digest, self._run)
+        self._journal.add(self._run, "batch", entries)
 
     def figure(self, figure: Figure, path: str) -> None:
-        self._client.log_figure(self._run, figure, path)
+        self._keep(path, figure.savefig)
 
     def json(self, value: object, path: str) -> None:
         self.text(json.dumps(value, indent=2, allow_nan=False) + "\n", path)
 
     def text(self, value: str, path: str) -> None:
-        self._client.log_text(self._run, value, path)
+        self._keep(path, lambda copy: copy.write_text(value, encoding="utf-8"))
 
     def file(self, file: Path, folder: str = "") -> None:
-        self._client.log_artifact(self._run, str(file), folder or None)
+        self._keep(f"{folder}/{file.name}", lambda copy: shutil.copyfile(file, copy))
+
+    def _keep(self, path: str, write: Callable[[Path], object]) -> None:
+        folder, _, name = path.rpartition("/")
+        self._journal.add(self._run, "file", {"folder": folder}, name, write)
 
     def dataset(self, data: Described, context: str) -> None:
-        from mlflow.entities import Dataset, DatasetInput, InputTag
-        from mlflow.exceptions import MlflowException
-
         served = data.source.startswith(("http://", "https://"))
         profile = {"sha256": data.digest, "counts": data.counts, "skipped": data.skipped}
-        entity = Dataset(
-            name=data.title,
-            digest=data.digest[:DIGEST_LENGTH],
-            source_type="http" if served else "local",
-            source=json.dumps({"url" if served else "uri": data.source}),
-            profile=json.dumps(profile),
-        )
-        entry = DatasetInput(entity, [InputTag("mlflow.data.context", context)])
-        try:
-            with signals.held():
-                self._client.log_inputs(self._run, [entry])
-        except MlflowException as error:
-            # MLflow looks whether it has the data set, then writes it: of two runs that log it at
-            # the same moment one fails, whole, and finds it there the second time.
-            if "unique" not in str(error).lower():
-                raise
-            with signals.held():
-                self._client.log_inputs(self._run, [entry])
+        entity = {
+            "name": data.title,
+            "digest": data.digest[:DIGEST_LENGTH],
+            "source_type": "http" if served else "local",
+            "source": json.dumps({"url" if served else "uri": data.source}),
+            "profile": json.dumps(profile),
+        }
+        self._journal.add(self._run, "data", {"entity": entity, "context": context})
 
     def model(
         self, model: nn.Module, example: Tensor, classes: Sequence[str]
     ) -> LoggedModel | None:
-        import mlflow
-        import numpy as np
-        import torch
-        from mlflow.models import Model, ModelSignature
-        from mlflow.types import ColSpec, Schema, TensorSpec
+        before = self._link.asked(self._models)
 
-        from alexnet_mlflow import served
+        def log() -> LoggedModel:
+            for left in self._models() - before:  # of a try whose answer was lost
+                self._client.delete_logged_model(left)
+            with reach.environment(reach.ONCE, always=True), reach.environment(reach.LARGE):
+                return models.log(self._run, model, example, classes)
 
-        with torch.inference_mode():
-            answers = model(example).shape[1]
-        assert len(classes) == answers, "a name for each class"
-        pixels = TensorSpec(np.dtype("float32"), (-1, *example.shape[1:]))
-        signature = ModelSignature(
-            Schema([pixels]), Schema([ColSpec("float", name) for name in classes])
-        )
-        packages = [f"torch=={torch.__version__.split('+')[0]}", f"mlflow=={mlflow.__version__}"]
-        with signals.held():
-            info = Model.log(
-                artifact_path=None,
-                name="model",
-                flavor=served,
-                metadata={served.CLASSES: list(classes)},
-                pytorch_model=model,
-                signature=signature,
-                input_example=example.numpy(),
-                serialization_format="pt2",
-                pip_requirements=[*packages, f"numpy=={np.__version__}"],
-            )
-        return LoggedModel(info.model_uri, info.model_id)
+        return self._link.asked(log)
+
+    def _models(self) -> set[str]:
+        """The ids of the models that this run has logged."""
+        of_run = f"source_run_id = '{self._run}'"
+        found = self._client.search_logged_models([self._experiment_id], of_run)
+        return {model.model_id for model in found}
 
     def leave(self) -> None:
         self._status = "RUNNING"
@@ -247,7 +274,8 @@ class MlflowTracker(NullTracker):
         self._status = "FAILED"
 
     def steps(self, metric: str) -> set[int]:
-        return {point.step for point in self._client.get_metric_history(self._run, metric)}
+        ask = self._client.get_metric_history
+        return {point.step for point in self._link.asked(lambda: ask(self._run, metric))}
 
     def latest(self, **tags: str) -> FoundRun | None:
         return self._first(["attributes.status = 'FINISHED'"], tags, "DESC")
@@ -261,29 +289,33 @@ class MlflowTracker(NullTracker):
     def count(self, **tags: str) -> int:
         from mlflow.entities import ViewType
 
-        found, token = 0, None
-        while True:
-            runs = self._client.search_runs(
-                [self._experiment_id], _wanted([], tags), ViewType.ALL, page_token=token
-            )
-            found, token = found + len(runs), runs.token
-            if not token:
-                return found
+        def page(token: str | None) -> Any:
+            ask = self._client.search_runs
+            where = [self._experiment_id], _wanted([], tags), ViewType.ALL
+            return self._link.asked(lambda: ask(*where, page_token=token))
+
+        runs = page(None)
+        found = len(runs)
+        while runs.token:
+            runs = page(runs.token)
+            found += len(runs)
+        return found
 
     def _first(
         self, conditions: list[str], tags: Mapping[str, str], order: str
     ) -> FoundRun | None:
-        runs = self._client.search_runs(
+        runs = self._link.asked(lambda: self._client.search_runs(
             [self._experiment_id],
             _wanted(conditions, tags),
             order_by=[f"attributes.start_time {order}"],
             max_results=1,
-        )
+        ))
         return _found(runs[0]) if runs else None
 
     def fetched(self, run_id: str, path: str, folder: Path) -> Path | None:
         from mlflow.exceptions import MlflowException
 
+        self._link.drain()
         try:
             with reach.environment(reach.SILENT):
                 return Path(self._client.download_artifacts(run_id, path, str(folder)))
@@ -294,54 +326,10 @@ class MlflowTracker(NullTracker):
         from mlflow.exceptions import MlflowException
 
         try:
-            run = self._client.get_run(run_id)
+            run = self._link.asked(lambda: self._client.get_run(run_id))
         except MlflowException:
             return self._first([], {SYNCED_FROM: run_id}, "ASC") if run_id.isalnum() else None
         return _found(run) if run.info.lifecycle_stage == "active" else None
-
-
-def load_model(uri: str) -> nn.Module:
-    """A logged model, on the CPU; nothing in its files is run. BadInput where it cannot be."""
-    os.environ.update(reach.SAFE)
-    import mlflow.pytorch
-    from mlflow.models import Model
-
-    try:
-        folder = mlflow.artifacts.download_artifacts(uri)
-        exported.check(Path(folder), Model.load(folder).flavors["pytorch"])
-        model: nn.Module = mlflow.pytorch.load_model(folder, device="cpu")
-    except Exception as error:  # a dozen types, from URIs that are none to files that are cut off
-        raise _no_model(uri, error) from error
-    return model
-
-
-def model_classes(uri: str) -> tuple[str, ...]:
-    """The names of what a logged model answers, in order; `class 0` ... where it has none.
-
-    Raises BadInput where the model is not there, or does not say what it answers.
-    """
-    from mlflow.models import Model
-
-    from alexnet_mlflow.served import CLASSES
-
-    try:
-        info = Model.load(uri)
-        if names := (info.metadata or {}).get(CLASSES):
-            return tuple(map(str, names))
-        count = info.signature.outputs.inputs[0].shape[-1]
-    except Exception as error:  # as above; and a model without a signature
-        raise _no_model(uri, error) from error
-    say(f"The model {uri} does not name its classes: they are called class 0, class 1 and so on.")
-    return tuple(f"class {number}" for number in range(count))
-
-
-def _no_model(uri: str, error: Exception) -> BadInput:
-    reason = (str(error) or type(error).__name__).splitlines()[0][:200]
-    return BadInput(
-        f"the model {uri!r} cannot be loaded ({reach.without_password(reason).rstrip('.')}): give "
-        "the URI of one that was logged, such as models:/alexnet-faces@champion, and in "
-        "MLFLOW_TRACKING_URI the store that has it"
-    )
 
 
 def logged(
@@ -355,6 +343,10 @@ def logged(
         if result.epoch not in known:
             tracker.metrics(result.figures, result.epoch)
         yield result
+
+
+def _now_ms() -> int:
+    return int(time.time() * 1000)
 
 
 def _text(value: object) -> str:

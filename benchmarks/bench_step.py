@@ -87,7 +87,10 @@ def noise(count: int) -> Splits:
     train = Split("train", images, labels, ids, ids)
     few = slice(CLASSES)
     val = Split("val", images[few], labels[few], ids[few], ids[few])
-    return Splits("noise", "noise", tuple("0123456789"), train, val, "", "", {}, 0)
+    return Splits(
+        name="noise", title="noise", classes=tuple("0123456789"), source="", digest="", counts={},
+        skipped=0, train=train, val=val,
+    )
 
 
 def finished(device: torch.device) -> None:

@@ -5,9 +5,10 @@
 A table and one JSON line. One network trains on noise, epoch after epoch, in one process; between
 two epochs the results go in turn to nobody, to a run in a new sqlite store, to one on a real
 `mlflow server` with such a store (its figures one by one, as one would write it, for comparison),
-and to the search's own record in Optuna. Then trials without training: run, tags, parameters, end.
-Seconds: those of logging. Calls: of MLflow's client, HTTP requests, and SQL statements of this
-process, counted; the server's own statements are not.
+to that server while it is down, hangs, answers 500 or loses its answers, and to the search's own
+record in Optuna. Then trials without training: run, tags, parameters, end. Seconds: those for which
+training waits. Calls: of MLflow's client, HTTP requests, and SQL statements of this process, until
+all has arrived, counted; the server's own statements are not.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import tempfile
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, chdir, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,7 @@ from alexnet_mlflow.track import connect
 from alexnet_mlflow.train import EpochResult, fit
 from benchmarks.bench_step import CLASSES, config_of, noise
 from benchmarks.record import shown, spread, told
+from tests.flaky import MODES, flaky
 from tests.tracking_server import serving
 
 EPOCH_SECONDS = 2.0  # of the epoch that the share is told of
@@ -80,12 +82,13 @@ class Meter:
         return call
 
     @contextmanager
-    def of(self, name: str) -> Iterator[None]:
-        """The time and the calls of this block count for `name`."""
+    def of(self, name: str, sent: Callable[[], object] = lambda: None) -> Iterator[None]:
+        """The time and the calls of this block count for `name`; of `sent`, the calls alone."""
         self._now = self.calls[name]
         started = time.perf_counter()
         yield
         self.seconds[name].append(time.perf_counter() - started)
+        sent()
         self._now = Counter()
 
     def rows(self) -> dict[str, dict[str, Any]]:
@@ -163,6 +166,7 @@ def main(epochs: int, trials: int, pictures: int) -> None:
     meter, epoch_seconds = Meter(), list[float]()
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        stack.enter_context(chdir(folder))  # where the journal is
         (folder / "server").mkdir()
         uris = {
             "sqlite": f"sqlite:///{folder}/mlflow.db",
@@ -170,6 +174,10 @@ def main(epochs: int, trials: int, pictures: int) -> None:
         }
         roots = {name: root_of(uri, meter) for name, uri in uris.items()}
         runs = {"off": NullTracker(), **{name: run_below(root) for name, root in roots.items()}}
+        proxies = {mode: stack.enter_context(flaky(uris["server"])) for mode in MODES}
+        for mode, proxy in proxies.items():
+            runs[mode] = run_below(root_of(proxy.uri, meter))
+            proxy.goes(mode)
         claim, curve = claimed(stack, folder), list[tuple[float, float]]()
         works: dict[str, Callable[[EpochResult], object]] = {
             name: lambda result, run=run: run.metrics(result.figures, result.epoch)
@@ -182,8 +190,14 @@ def main(epochs: int, trials: int, pictures: int) -> None:
             epoch_seconds.append(result.epoch_seconds)
             curve.append((result.val_accuracy, result.val_loss))
             for name, work in works.items():
-                with meter.of(f"epoch: {name}"):
+                sent = roots[name]._link.drain if name in roots else lambda: None  # type: ignore[attr-defined]
+                with meter.of(f"epoch: {name}", sent):
                     work(result)
+        for mode, proxy in proxies.items():
+            proxy.goes("well")
+            runs[mode]._link.drain()  # type: ignore[union-attr]
+        for name in (*roots, *MODES):
+            runs[name]._journal.settle(0)  # type: ignore[union-attr]
         for _ in range(trials):
             for name, root in {"off": NullTracker(), **roots}.items():
                 mlflow.set_tracking_uri(uris.get(name))
@@ -196,7 +210,7 @@ def main(epochs: int, trials: int, pictures: int) -> None:
         click.echo(f"{shown(name, in_ms, 'ms')}  {calls}")
     shares = {
         name: round(statistics.median(meter.seconds[f"epoch: {name}"]) / EPOCH_SECONDS, 5)
-        for name in ("off", "sqlite", "server")
+        for name in ("off", "sqlite", "server", *MODES)
     }
     click.echo("Of an epoch of 2 s: " + ", ".join(f"{k} {v:.2%}" for k, v in shares.items()))
     told(ratios=ratios_of(meter), of_an_epoch_of_2_s=shares, epoch_seconds=spread(epoch_seconds),

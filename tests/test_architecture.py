@@ -24,15 +24,15 @@ ORDER = (
     "options", "refusals", "config", "commands", "signals", "postgres", "server", "data", "augment",
     "recipe", "model", "score", "compare", "contest", "detect", "checks", "graph", "malloc",
     "train", "probes", "checkpoint", "alive", "turn", "progress", "space", "prune", "plots", "runs",
-    "reach", "exported", "served", "track", "registry", "sync", "health", "candidates", "storage",
-    "study", "trial", "engines",
-    "gate", "findings", "evaluation", "stages", "pipeline", "cli",
+    "reach", "journal", "delivery", "exported", "served", "models", "track", "registry", "sync",
+    "health", "candidates", "storage", "study", "trial", "engines", "gate", "findings",
+    "evaluation", "stages", "pipeline", "cli",
 )
 # Libraries that these modules alone may import ...
 ONLY_IN = {
     "mlflow": {
-        "track", "registry", "served", "sync.stores", "sync.files", "sync.runs", "sync.models",
-        "health.stores", "health.orphans",
+        "track", "delivery", "models", "registry", "served", "sync.stores", "sync.files",
+        "sync.runs", "sync.models", "health.stores", "health.orphans",
     },
     "click": {"cli"},
     "docker": {"stages.docker_run", "health.machine"},

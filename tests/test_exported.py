@@ -22,8 +22,8 @@ from torch import nn
 from alexnet_mlflow import served
 from alexnet_mlflow.exported import FORMULA, OPERATION, Forbidden, check_data
 from alexnet_mlflow.model import Servable, build
+from alexnet_mlflow.models import load_model
 from alexnet_mlflow.options import BadInput
-from alexnet_mlflow.track import load_model
 
 Poison = Callable[[Path, Path], None]  # the model's folder, the canary
 MLFLOW = "import sys, mlflow.pytorch; mlflow.pytorch.load_model(sys.argv[1])"

@@ -7,7 +7,14 @@ import os
 import pytest
 import sqlalchemy
 from mlflow.exceptions import MlflowException
-from mlflow.protos.databricks_pb2 import ErrorCode
+from mlflow.protos.databricks_pb2 import (
+    BAD_REQUEST,
+    REQUEST_LIMIT_EXCEEDED,
+    RESOURCE_DOES_NOT_EXIST,
+    TEMPORARILY_UNAVAILABLE,
+    UNAUTHENTICATED,
+    ErrorCode,
+)
 
 from alexnet_mlflow import reach
 
@@ -57,3 +64,37 @@ def test_the_environment_is_put_back(monkeypatch: pytest.MonkeyPatch) -> None:
     with reach.environment({"ALEXNET_A": "1", "ALEXNET_B": "2"}):
         assert (os.environ["ALEXNET_A"], os.environ["ALEXNET_B"]) == ("own", "2")
     assert os.environ["ALEXNET_A"] == "own" and "ALEXNET_B" not in os.environ
+
+
+def test_what_is_preferred_gives_way_to_what_a_block_needs(monkeypatch: pytest.MonkeyPatch) -> None:
+    name = "MLFLOW_HTTP_REQUEST_TIMEOUT"
+    monkeypatch.delenv(name, raising=False)
+    reach.prepare()
+    with reach.environment({name: "1"}):
+        assert os.environ[name] == "1"
+    assert os.environ[name] == reach.PREFERRED[name]
+    monkeypatch.setenv(name, "7")
+    with reach.environment({name: "1"}):
+        assert os.environ[name] == "7", "the user's"
+    with reach.environment({name: "1"}, always=True):
+        assert os.environ[name] == "1"
+    assert os.environ[name] == "7"
+
+
+@pytest.mark.parametrize(
+    ("error", "away"),
+    [
+        (MlflowException("no answer"), True),
+        (MlflowException("locked", error_code=TEMPORARILY_UNAVAILABLE), True),
+        (MlflowException("too many", error_code=REQUEST_LIMIT_EXCEEDED), True),
+        (MlflowException("UNIQUE constraint failed", error_code=BAD_REQUEST), True),
+        (ConnectionError("refused"), True),
+        (MlflowException("no such run", error_code=RESOURCE_DOES_NOT_EXIST), False),
+        (MlflowException("who?", error_code=UNAUTHENTICATED), False),
+        (MlflowException("database or disk is full", error_code=TEMPORARILY_UNAVAILABLE), False),
+        (OSError(28, "No space left on device"), False),
+        (ValueError("a mistake of ours"), False),
+    ],
+)
+def test_what_may_be_asked_again(error: Exception, away: bool) -> None:
+    assert reach.away(error) is away

@@ -21,7 +21,8 @@ import torch
 from mlflow.exceptions import MlflowException
 
 from alexnet_mlflow.model import Servable, build
-from alexnet_mlflow.track import connect, load_model
+from alexnet_mlflow.models import load_model
+from alexnet_mlflow.track import connect
 from tests.tracking_server import free_port
 
 CLASSES = ("face", "no $face", "third")

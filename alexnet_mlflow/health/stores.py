@@ -17,10 +17,11 @@ from typing import Any
 from sqlalchemy.engine import make_url
 
 from alexnet_mlflow.health import Finding
+from alexnet_mlflow.models import load_model
 from alexnet_mlflow.options import BadInput
 from alexnet_mlflow.reach import IMPATIENT, LOGIN, environment, prepare, without_password
 from alexnet_mlflow.registry import CHAMPION
-from alexnet_mlflow.track import MlflowTracker, connect, load_model
+from alexnet_mlflow.track import MlflowTracker, connect
 
 SERVED = ("http://", "https://")
 OURS = "alexnet-"  # what `registered_name` begins with

@@ -26,11 +26,12 @@ from alexnet_mlflow.compare import counted
 from alexnet_mlflow.config import RunConfig, TrainConfig
 from alexnet_mlflow.data import Inspection, Splits, baselines, stratified_part
 from alexnet_mlflow.data.split import Split
+from alexnet_mlflow.models import load_model, model_classes
 from alexnet_mlflow.options import BadInput
 from alexnet_mlflow.progress import say
 from alexnet_mlflow.recipe import RECIPES
 from alexnet_mlflow.runs import Tracker
-from alexnet_mlflow.track import connect, load_model, model_classes
+from alexnet_mlflow.track import connect
 from alexnet_mlflow.train import EpochResult, divergence
 
 GRID_PICTURES = 12

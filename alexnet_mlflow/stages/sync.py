@@ -1,7 +1,7 @@
 """`sync`: a tracking store copied into another, once each, however often. No run is made.
 
-The work is in the package `sync`; here is its order, and what is said of it. Left out: sending a
-journal to a server that was away, for which a call without options is kept free.
+The work is in the package `sync`; here is its order, and what is said of it. Without options it
+sends what journals of this working folder hold for a store that was away (journal.py).
 """
 
 from __future__ import annotations
@@ -9,18 +9,22 @@ from __future__ import annotations
 from collections import Counter
 
 from alexnet_mlflow.commands import SyncConfig
+from alexnet_mlflow.journal import FOLDER, counted
 from alexnet_mlflow.options import BadInput
 from alexnet_mlflow.progress import Copying
 from alexnet_mlflow.stages import StageResult
 from alexnet_mlflow.sync import models, runs, versions
 from alexnet_mlflow.sync.runs import Task
 from alexnet_mlflow.sync.stores import opened
+from alexnet_mlflow.track import connected
 
 KINDS = ("experiments", "runs", "logged models", "registered models", "versions", "aliases")
 
 
 def run(config: SyncConfig) -> StageResult:
     """Copy; or, for a dry run, say what would be. BadInput where one of the stores says no."""
+    if config.journals:
+        return _journals()
     with opened(config.from_, config.to, config.dry_run) as (source, target):
         task = Task(source, target, config.dry_run)
         pairs = runs.experiments(task)
@@ -40,6 +44,21 @@ def run(config: SyncConfig) -> StageResult:
         "sync", None, "pass", _sentences(task),
         {**ends, "dry_run": config.dry_run, **figures},
     )
+
+
+def _journals() -> StageResult:
+    """Send what is left. `fail` where something still is, and no running process will send it."""
+    _, left = connected()
+    told = [f"Sent: {counted(left.sent)}." if left.sent else "Nothing was left to be sent."]
+    if left.refused:
+        told.append(f"Refused, and kept in {FOLDER}: {counted(left.refused)}.")
+    if left.living:
+        told.append(f"{left.living} running processes send their own.")
+    for one in left.elsewhere:
+        told.append(f"{one}: set MLFLOW_TRACKING_URI to it, then give the same command again.")
+    figures = {"sent": left.sent, "refused": left.refused, "elsewhere": len(left.elsewhere)}
+    kept = left.refused or left.elsewhere
+    return StageResult("sync", None, "fail" if kept else "pass", tuple(told), figures)
 
 
 def _not_one(task: Task) -> None:

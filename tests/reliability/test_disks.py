@@ -19,8 +19,8 @@ import mlflow
 import pytest
 
 from alexnet_mlflow import checkpoint
+from alexnet_mlflow.models import load_model
 from alexnet_mlflow.options import BadInput
-from alexnet_mlflow.track import load_model
 from tests.tmpfs import fill, mounted, remount
 
 TRAIN = ["final", "--lr=0.001", "--weight-decay=0", "--batch-size=16", "--device=cpu"]

@@ -16,11 +16,12 @@ from PIL import Image
 from alexnet_mlflow.compare import wilson
 from alexnet_mlflow.config import DataConfig, EvaluateConfig, PromoteConfig
 from alexnet_mlflow.data import load, load_test
+from alexnet_mlflow.models import load_model
 from alexnet_mlflow.options import BadInput
 from alexnet_mlflow.runs import FoundRun
 from alexnet_mlflow.score import Scores
 from alexnet_mlflow.stages import evaluate, promote
-from alexnet_mlflow.track import connect, load_model
+from alexnet_mlflow.track import connect
 from tests.conftest import Babysat
 
 

@@ -13,8 +13,9 @@ import torch
 from alexnet_mlflow.cli import main
 from alexnet_mlflow.commands import ExportConfig
 from alexnet_mlflow.model import Servable, build
+from alexnet_mlflow.models import load_model
 from alexnet_mlflow.stages import Loaded, export
-from alexnet_mlflow.track import connect, load_model
+from alexnet_mlflow.track import connect
 
 CLASSES = ("cat", "dög", "fox")
 

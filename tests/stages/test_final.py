@@ -21,11 +21,12 @@ from alexnet_mlflow.commands import SyncConfig
 from alexnet_mlflow.compare import mean_interval
 from alexnet_mlflow.config import EvaluateConfig, FinalConfig
 from alexnet_mlflow.data import load
+from alexnet_mlflow.models import load_model, model_classes
 from alexnet_mlflow.options import BadInput
 from alexnet_mlflow.recipe import RECIPES
 from alexnet_mlflow.score import score_probabilities
 from alexnet_mlflow.stages import evaluate, final, sync
-from alexnet_mlflow.track import connect, load_model, model_classes
+from alexnet_mlflow.track import connect
 from alexnet_mlflow.train import EpochResult, resident
 from tests.conftest import Babysat
 from tests.stores import made

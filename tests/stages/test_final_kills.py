@@ -20,8 +20,9 @@ from mlflow import MlflowClient
 
 from alexnet_mlflow import checkpoint
 from alexnet_mlflow.config import FinalConfig
+from alexnet_mlflow.models import load_model
 from alexnet_mlflow.stages import final
-from alexnet_mlflow.track import connect, load_model
+from alexnet_mlflow.track import connect
 
 KILLS = int(os.environ.get("ALEXNET_KILLS", "4"))
 EPOCHS = 8

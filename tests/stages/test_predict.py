@@ -22,8 +22,9 @@ from alexnet_mlflow.cli import main
 from alexnet_mlflow.config import DataConfig
 from alexnet_mlflow.data import load
 from alexnet_mlflow.model import Servable, build
+from alexnet_mlflow.models import load_model
 from alexnet_mlflow.score import score_probabilities
-from alexnet_mlflow.track import connect, load_model
+from alexnet_mlflow.track import connect
 from tests.test_detect import Redness
 
 

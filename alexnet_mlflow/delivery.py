@@ -1,0 +1,93 @@
+"""What an entry of the journal is to MLflow: one call, which a second time changes nothing.
+
+Metrics keep the moment at which they were logged, and MLflow's stores drop a row that they have;
+parameters and tags are set to the same text, files are written over, a data set is looked for
+first; a run's end has its own time. A `Link` is a store with its journal: what was logged arrives
+before anything is asked. Left out: what is asked (track.py).
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+from alexnet_mlflow.journal import PATIENCE_SECONDS, Entry, Journal, Left, Outage, deliver
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+CREATED_BY = "created_by"  # tag of a run: unique, so that it is found where the answer was lost
+
+T = TypeVar("T")
+
+
+def send(client: MlflowClient, entry: Entry, copy: Path) -> None:
+    """Give one entry to the store. Raises what it raises."""
+    {"batch": _batch, "file": _file, "data": _data, "only": _only, "end": _end}[entry.kind](
+        client, entry, copy
+    )
+
+
+def _batch(client: MlflowClient, entry: Entry, copy: Path) -> None:
+    from mlflow.entities import Metric, Param, RunTag
+
+    values = entry.values
+    client.log_batch(
+        entry.run_id,
+        metrics=[Metric(*one, *values.get("link", ())) for one in values.get("metrics", ())],
+        params=[Param(*one) for one in values.get("params", {}).items()],
+        tags=[RunTag(*one) for one in values.get("tags", {}).items()],
+    )
+
+
+def _file(client: MlflowClient, entry: Entry, copy: Path) -> None:
+    if copy.exists():  # else it has arrived, and the power failed before that was written down
+        client.log_artifact(entry.run_id, str(copy), entry.values["folder"] or None)
+
+
+def _data(client: MlflowClient, entry: Entry, copy: Path) -> None:
+    from mlflow.entities import Dataset, DatasetInput, InputTag
+
+    context = InputTag("mlflow.data.context", entry.values["context"])
+    client.log_inputs(entry.run_id, [DatasetInput(Dataset(**entry.values["entity"]), [context])])
+
+
+def _only(client: MlflowClient, entry: Entry, copy: Path) -> None:
+    """Of runs made with one mark, because a server that hung made the first one later, keep one."""
+    run = client.get_run(entry.run_id)
+    mark = f"tags.{CREATED_BY} = '{entry.values['mark']}'"
+    for other in client.search_runs([run.info.experiment_id], mark):
+        if other.info.run_id != entry.run_id:
+            client.delete_run(other.info.run_id)
+
+
+def _end(client: MlflowClient, entry: Entry, copy: Path) -> None:
+    client.set_terminated(entry.run_id, entry.values["status"], entry.values["time_ms"])
+
+
+class Link:
+    """A store and the journal of what goes there: shared by the runs of one `connect`."""
+
+    def __init__(self, client: MlflowClient, store: str) -> None:
+        self.client, self.outage = client, Outage(store)
+        self._send = functools.partial(send, client)
+        self.journal = Journal(self._send, self.outage)
+
+    def deliver(self, patiently: bool = False) -> Left:
+        """Send what processes that are gone have left."""
+        def patient(entry: Entry, copy: Path) -> None:
+            self.outage.asked(lambda: self._send(entry, copy))
+
+        return deliver(self.outage.store, patient if patiently else self._send)
+
+    def drain(self) -> None:
+        """Wait until all that was logged has been sent. BadInput after an hour."""
+        if not self.journal.drained(PATIENCE_SECONDS):
+            raise self.outage.given_up()
+
+    def asked(self, ask: Callable[[], T]) -> T:
+        """What the store answers when it has all that was logged, waiting while it is away."""
+        self.drain()
+        return self.outage.asked(ask)

@@ -1,0 +1,352 @@
+"""Every kind of entry is sent twice, and to stores that lose their answer: it stands there once."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import pytest
+import torch
+from mlflow import MlflowClient
+from mlflow.entities import ViewType
+
+from alexnet_mlflow import delivery, journal
+from alexnet_mlflow.cli import main
+from alexnet_mlflow.config import DataConfig
+from alexnet_mlflow.data import load
+from alexnet_mlflow.journal import Entry
+from alexnet_mlflow.model import Servable, build
+from alexnet_mlflow.options import BadInput
+from alexnet_mlflow.runs import LoggedModel, Tracker
+from alexnet_mlflow.track import connect
+from tests.flaky import MODES, Flaky, flaky
+from tests.tracking_server import serving
+
+EPOCHS = 4
+
+
+@pytest.fixture(scope="module")
+def upstream(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with serving(tmp_path_factory.mktemp("server")) as uri:
+        yield uri
+
+
+@pytest.fixture
+def proxy(
+    upstream: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Flaky]:
+    """A server behind a proxy as the tracking store; an empty working folder."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
+    monkeypatch.setenv("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    before = mlflow.get_tracking_uri()
+    with flaky(upstream) as found:
+        mlflow.set_tracking_uri(found.uri)
+        yield found
+    mlflow.set_tracking_uri(before)
+
+
+def entries(client: MlflowClient, pictures: Path, copy: Path) -> list[Entry]:
+    """One of each kind, for a new run; the model is one that it has logged."""
+    run_id = client.create_run("0", tags={"created_by": "me"}).info.run_id
+    model = client.create_logged_model("0", "model", run_id).model_id
+    copy.write_text("text")
+    data = load(DataConfig(dataset=str(pictures)))
+    entity = {
+        "name": data.title, "digest": data.digest[:36], "source_type": "local", "source": "{}",
+        "profile": "{}",
+    }
+    return [
+        Entry(1, run_id, "batch", {"metrics": [["loss", 0.5, 7, 1], ["loss", 0.25, 9, 2]]}),
+        Entry(2, run_id, "batch", {
+            "metrics": [["test_loss", 0.1, 8, 0]], "link": [model, data.title, "digest", run_id],
+        }),
+        Entry(3, run_id, "batch", {"params": {"lr": "0.1"}, "tags": {"stage": "x"}}),
+        Entry(4, run_id, "file", {"folder": "plots"}, copy.name),
+        Entry(5, run_id, "data", {"entity": entity, "context": "training"}),
+        Entry(6, run_id, "only", {"mark": "me"}),
+        Entry(7, run_id, "end", {"status": "KILLED", "time_ms": 12345}),
+    ]
+
+
+def what_stands(client: MlflowClient, run_id: str) -> dict[str, Any]:
+    run = client.get_run(run_id)
+    [model] = client.search_logged_models(["0"], f"source_run_id = '{run_id}'")
+    return {
+        "points": {
+            name: [(at.step, at.timestamp, at.value)
+                   for at in client.get_metric_history(run_id, name)]
+            for name in run.data.metrics
+        },
+        "model": [(at.key, at.value, at.step) for at in model.metrics or ()],
+        "params": run.data.params, "stage": run.data.tags["stage"],
+        "files": [file.path for file in client.list_artifacts(run_id, "plots")],
+        "data": [one.dataset.name for one in run.inputs.dataset_inputs],
+        "end": (run.info.status, run.info.end_time),
+    }
+
+
+@pytest.mark.parametrize("place", ["sqlite", "server"])
+def test_what_is_sent_twice_stands_there_once(
+    place: str, request: pytest.FixtureRequest, pictures: Path, tmp_path: Path
+) -> None:
+    if place == "sqlite":
+        request.getfixturevalue("store")
+    else:
+        request.getfixturevalue("proxy")
+    client, copy = MlflowClient(), tmp_path / "curves.txt"
+    made = entries(client, pictures, copy)
+    for entry in made:
+        delivery.send(client, entry, copy)
+    once = what_stands(client, made[0].run_id)
+    assert once["points"]["loss"] == [(1, 7, 0.5), (2, 9, 0.25)] and once["end"][1] == 12345
+    assert len(once["data"]) == len(once["model"]) == len(once["files"]) == 1
+    for entry in (*made, *made[:3]):
+        delivery.send(client, entry, copy)
+    assert what_stands(client, made[0].run_id) == once
+
+
+def trained(run: Tracker, proxy: Flaky, mode: str) -> None:
+    """Something of everything, while the store goes and comes back."""
+    run.params({"lr": 0.1})
+    proxy.goes(mode)
+    for epoch in range(1, EPOCHS + 1):
+        run.metrics({"loss": 1 / epoch, "accuracy": 1 - 1 / epoch}, epoch)
+        run.tags({"epoch": epoch})
+        run.text(f"epoch {epoch}", "notes/last.txt")
+    proxy.wait_for(2, 30)
+    proxy.goes("well")
+
+
+def complete(run_id: str, status: str = "FINISHED") -> None:
+    """The run that `trained` logs is there, whole, once."""
+    client = MlflowClient()
+    run = client.get_run(run_id)
+    assert run.info.status == status and run.data.params == {"lr": "0.1"}
+    for name in ("loss", "accuracy"):
+        steps = [point.step for point in client.get_metric_history(run_id, name)]
+        assert steps == list(range(1, EPOCHS + 1))
+    assert run.data.tags["epoch"] == str(EPOCHS)
+    assert mlflow.artifacts.load_text(f"runs:/{run_id}/notes/last.txt") == f"epoch {EPOCHS}"
+    mark = f"tags.created_by = '{run.data.tags['created_by']}'"
+    assert len(client.search_runs(["0"], mark, ViewType.ACTIVE_ONLY)) == 1
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_store_that_goes_away_and_comes_back_has_everything_once(
+    mode: str, proxy: Flaky, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with connect().child("x", {"stage": "final"}) as run:
+        trained(run, proxy, mode)
+    complete(str(run.run_id))
+    told = capsys.readouterr().err.splitlines()
+    assert [" does not answer (" in line for line in told] == [True, False]
+    assert told[1].endswith("answers again.")
+    assert not Path("checkpoints").exists(), "nothing is left of the journal"
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_run_that_is_made_while_the_store_is_away_is_made_once(
+    mode: str, proxy: Flaky
+) -> None:
+    with connect().child("search", {"stage": "search"}) as parent:
+        proxy.goes(mode, only="/runs/create", times=2)
+        with parent.child("trial", {"stage": "trial"}) as trial:
+            trial.metrics({"loss": 1.0}, 1)
+        assert len(proxy.asked) == 2 if mode != "lost" else 1
+        below = f"tags.`mlflow.parentRunId` = '{parent.run_id}'"
+        [found] = MlflowClient().search_runs(["0"], below)
+        assert found.info.run_id == trial.run_id and found.info.status == "FINISHED"
+
+
+def test_a_run_that_a_hanging_store_makes_later_does_not_stay(proxy: Flaky) -> None:
+    """It is made after it was looked for: then there are two, until the first is told of."""
+    client, create = MlflowClient(), MlflowClient.create_run
+    late = list[str]()
+
+    def slow(self: MlflowClient, *given: Any, **named: Any) -> Any:
+        if not late:
+            late.append("")
+            again = threading.Timer(1, lambda: late.append(
+                create(self, *given, **named).info.run_id
+            ))
+            again.start()
+            again.join(0.1)
+            raise ConnectionError("no answer")
+        while len(late) < 2:  # the first is made between the look and this call
+            threading.Event().wait(0.05)
+        return create(self, *given, **named)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(MlflowClient, "create_run", slow)
+        with connect().child("x", {"stage": "slow"}) as run:
+            pass
+    [found] = client.search_runs(["0"], "tags.stage = 'slow'")
+    assert found.info.run_id == run.run_id != late[1]
+
+
+@pytest.mark.parametrize("path", ["/logged-models", "/mlflow-artifacts/", "/outputs"])
+def test_a_model_is_logged_once_though_an_answer_is_lost(path: str, proxy: Flaky) -> None:
+    servable, example = Servable(build(2, seed=1)).eval(), torch.rand(2, 3, 32, 32)
+    with connect().child("x", {"stage": "final"}) as run:
+        run.metrics({"loss": 1.0}, 1)
+        proxy.goes("lost", only=path, times=1)
+        model = run.model(servable, example, ("cat", "dog"))
+        assert len(proxy.asked) == 1 and isinstance(model, LoggedModel)
+        [found] = MlflowClient().search_logged_models(["0"], f"source_run_id = '{run.run_id}'")
+    assert found.model_id == model.model_id and found.status == "READY"
+
+
+def test_what_is_read_has_what_was_logged(proxy: Flaky) -> None:
+    proxy.goes("well")
+    with connect().child("x", {"stage": "final"}) as run:
+        proxy.goes("500", times=2)
+        run.metrics({"loss": 1.0}, 1)
+        assert run.steps("loss") == {1}
+        run.tags({"colour": "red"})
+        found = run.newest(colour="red")
+        assert found is not None and found.run_id == run.run_id
+
+
+@pytest.mark.parametrize("only", ["", "/runs/create"])
+@pytest.mark.parametrize("status", ["401", "403"])
+def test_at_the_start_a_refused_login_is_an_error_at_once(
+    proxy: Flaky, status: str, only: str
+) -> None:
+    proxy.goes(status, only)
+    with pytest.raises(BadInput, match="refuses this login"):
+        with connect().child("x", {}):
+            pass
+    assert len(proxy.asked) == 1
+
+
+@pytest.mark.parametrize("mode", ["down", "500"])
+def test_at_the_start_a_store_that_is_away_is_an_error_at_once(proxy: Flaky, mode: str) -> None:
+    proxy.goes(mode)
+    with pytest.raises(BadInput, match="does not answer.*MLFLOW_TRACKING_URI"):
+        connect()
+
+
+def test_what_is_refused_later_is_told_and_kept(
+    proxy: Flaky, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with connect().child("x", {"stage": "final"}) as run:
+        proxy.goes("403", only="log-batch", times=3)
+        for epoch in range(1, 6):
+            run.metrics({"loss": 1 / epoch}, epoch)
+    told = capsys.readouterr().err
+    assert told.count("refuses what run") == 1 and "3 entries" in told
+    assert MlflowClient().get_run(str(run.run_id)).info.status == "FINISHED"
+    connect()
+    assert run.steps("loss") == {1, 2, 3, 4, 5} and not Path("checkpoints").exists()
+
+
+def test_a_store_that_stays_away_is_given_up(
+    proxy: Flaky, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in (delivery, journal):
+        monkeypatch.setattr(module, "PATIENCE_SECONDS", 1.0)
+    monkeypatch.setattr(journal, "END_SECONDS", 0.1)
+    with pytest.raises(BadInput, match="has not answered for an hour.*--resume"):
+        with connect().child("x", {"stage": "search"}) as run:
+            proxy.goes("down")
+            run.metrics({"loss": 1.0}, 1)
+            with run.child("y", {}):
+                pass
+
+
+LOGGING = """
+import signal, sys, time
+from alexnet_mlflow.track import connect
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+with connect().child("x", {"stage": "final"}, *sys.argv[1:]) as run:
+    print(run.run_id, flush=True)
+    known = run.steps("loss")
+    for epoch in range(1, 21):
+        if epoch not in known:
+            run.metrics({"loss": 1 / epoch}, epoch)
+            run.text(f"epoch {epoch}", "last.txt")
+        print(epoch, flush=True)
+        time.sleep(0.01 if len(sys.argv) > 1 else 0.1)
+"""
+
+
+def logging(proxy: Flaky, *words: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-c", LOGGING, *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        text=True, env={**os.environ, "MLFLOW_TRACKING_URI": proxy.uri},
+    )
+
+
+def killed(proxy: Flaky, number: int) -> str:
+    """A run that lost its store after some epochs, and its process after some more: its id."""
+    with logging(proxy) as process:
+        assert process.stdout
+        run_id = process.stdout.readline().strip()
+        for line in process.stdout:
+            if line == "3\n":
+                proxy.goes("down")
+            if line == "9\n":
+                process.send_signal(number)
+            if line == "15\n":
+                process.kill()  # it did not leave
+    assert process.returncode == (143 if number == signal.SIGTERM else -number)
+    proxy.goes("well")
+    assert len(steps(run_id)) < 9, "the store was away"
+    return run_id
+
+
+def steps(run_id: str) -> list[int]:
+    return [point.step for point in MlflowClient().get_metric_history(run_id, "loss")]
+
+
+def test_kill_9_while_the_store_is_away_loses_nothing_and_sync_sends_it(
+    proxy: Flaky, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_id = killed(proxy, signal.SIGKILL)
+    assert main(["sync"]) == 0
+    told = capsys.readouterr().out.splitlines()
+    assert told[0].startswith("Sent: ") and json.loads(told[-1])["sent"] > 5
+    assert steps(run_id)[:9] == list(range(1, 10)), "every epoch that was logged, once"
+    assert main(["sync"]) == 0
+    assert capsys.readouterr().out.startswith("Nothing was left")
+    assert not Path("checkpoints").exists()
+
+
+def test_sigterm_while_the_store_is_away_leaves_the_rest_to_the_run_that_goes_on(
+    proxy: Flaky, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_id = killed(proxy, signal.SIGTERM)
+    [path] = journal.FOLDER.glob("*.jsonl")
+    assert json.loads(path.read_text().splitlines()[-1])["values"]["status"] == "KILLED"
+    with logging(proxy, run_id) as process:
+        _, told = process.communicate(timeout=120)
+    assert process.returncode == 0 and "that waited in" in told
+    assert steps(run_id) == list(range(1, 21))
+    assert MlflowClient().get_run(run_id).info.status == "FINISHED"
+    assert mlflow.artifacts.load_text(f"runs:/{run_id}/last.txt") == "epoch 20"
+
+
+def test_sync_says_what_belongs_to_another_store(
+    proxy: Flaky, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_id = killed(proxy, signal.SIGKILL)
+    [path] = journal.FOLDER.glob("*.jsonl")
+    text = path.read_text()
+    path.write_text(text.replace(proxy.uri, "http://elsewhere:5000", 1))
+    assert main(["sync"]) == 1
+    assert "is for http://elsewhere:5000: set MLFLOW_TRACKING_URI" in capsys.readouterr().out
+    path.write_text(text)
+    proxy.goes("down")
+    assert main(["sync"]) == 2
+    assert "does not answer" in capsys.readouterr().err
+    proxy.goes("well")
+    assert main(["sync"]) == 0 and steps(run_id)[:9] == list(range(1, 10))
