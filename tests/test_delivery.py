@@ -163,7 +163,7 @@ def test_a_run_that_is_made_while_the_store_is_away_is_made_once(
             trial.metrics({"loss": 1.0}, 1)
         assert len(proxy.asked) == 2 if mode != "lost" else 1
         below = f"tags.`mlflow.parentRunId` = '{parent.run_id}'"
-        [found] = MlflowClient().search_runs(["0"], below)
+        [found] = MlflowClient().search_runs(["0"], below, ViewType.ALL)  # none was deleted
         assert found.info.run_id == trial.run_id and found.info.status == "FINISHED"
 
 
