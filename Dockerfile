@@ -17,8 +17,9 @@ RUN apt-get update \
     && rm -rf /var/lib/apt/lists/* \
     && install -d -m 1777 /work
 COPY --from=packages /opt/venv /opt/venv
-ENV PATH=/opt/venv/bin:$PATH PYTHONPATH=/app PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 \
-    HOME=/tmp ALEXNET_CONTAINER=true MLFLOW_DISABLE_TELEMETRY=true GIT_PYTHON_REFRESH=quiet
+# Safe path: the image's code runs, whatever lies in the folder it is started in.
+ENV PATH=/opt/venv/bin:$PATH PYTHONPATH=/app PYTHONSAFEPATH=1 PYTHONUNBUFFERED=1 \
+    PYTHONDONTWRITEBYTECODE=1 HOME=/tmp ALEXNET_CONTAINER=true MLFLOW_DISABLE_TELEMETRY=true GIT_PYTHON_REFRESH=quiet
 RUN printf '#!/bin/sh\nexec python -m alexnet_mlflow "$@"\n' > /opt/venv/bin/alexnet-mlflow \
     && chmod 755 /opt/venv/bin/alexnet-mlflow
 COPY alexnet_mlflow /app/alexnet_mlflow

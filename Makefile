@@ -74,13 +74,16 @@ lock: $(READY)  ## Write the locks anew from the ranges in pyproject.toml
 		--custom-compile-command "make lock" --group server -c requirements.txt \
 		-c requirements-dev.txt -o docker/requirements-server.txt
 
+# As runs outside of containers say it.
+COMMIT = $$(git describe --always --exclude='*' --abbrev=40 --dirty=+changes)
+
 # DOCKER_BUILD: more options of docker build, e.g. --network=host.
 docker-gpu: docker-engine  ## Build the CUDA image alexnet-mlflow:gpu
-	docker build --tag alexnet-mlflow:gpu --build-arg COMMIT=$$(git rev-parse HEAD) $(DOCKER_BUILD) .
+	docker build --tag alexnet-mlflow:gpu --build-arg COMMIT=$(COMMIT) $(DOCKER_BUILD) .
 
 docker: docker-engine  ## Build the image alexnet-mlflow:cpu, with the CPU wheels of PyTorch's own index
 	docker build --tag alexnet-mlflow:cpu --build-arg TORCH=cpu \
-		--build-arg COMMIT=$$(git rev-parse HEAD) $(DOCKER_BUILD) .
+		--build-arg COMMIT=$(COMMIT) $(DOCKER_BUILD) .
 
 docker-run: $(READY)  ## Run a stage in the image: make docker-run STAGE=search DATASET=cifar10 [GPU=1]
 	$(BIN)/alexnet-mlflow docker-run $(if $(GPU),--gpu) $(DOCKER_RUN) $(STAGE) --dataset=$(DATASET) $(ARGS)

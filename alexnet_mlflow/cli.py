@@ -12,17 +12,14 @@ import dataclasses
 import importlib
 import signal
 import sys
-from types import FrameType
 from typing import Any, NoReturn
 
 import click
 
-from alexnet_mlflow import __version__, refusals
+from alexnet_mlflow import __version__, refusals, signals
 from alexnet_mlflow.commands import COMMANDS, DATA_COMMANDS, DockerRunConfig, ServerConfig
 from alexnet_mlflow.config import STAGES
 from alexnet_mlflow.options import AUTO, BadInput, in_one_line, option_name, option_text
-
-STOPPED = {signal.SIGINT: 130, signal.SIGTERM: 143}
 
 
 class AutoNumber(click.ParamType[Any]):
@@ -187,14 +184,9 @@ for _name, _config in DATA_COMMANDS.items():
     data.add_command(_data_command(_name, _config))
 
 
-def _stop(number: int, frame: FrameType | None) -> NoReturn:
-    raise SystemExit(STOPPED[signal.Signals(number)])
-
-
 def main(arguments: list[str] | None = None) -> int:
     """Parse and run; returns the exit code."""
-    for number in STOPPED:
-        signal.signal(number, _stop)
+    signals.listen()
     try:
         code = commands.main(arguments, prog_name="alexnet-mlflow", standalone_mode=False)
     except click.exceptions.NoArgsIsHelpError as error:
@@ -203,7 +195,7 @@ def main(arguments: list[str] | None = None) -> int:
     except click.ClickException as error:
         return _refused(f"{error.format_message().rstrip('.')}: see {_help_of(error)}")
     except click.Abort:
-        return STOPPED[signal.SIGINT]
+        return 128 + signal.SIGINT
     except BadInput as error:
         return _refused(str(error))
     except Exception as error:

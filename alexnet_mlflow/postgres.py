@@ -52,7 +52,7 @@ def running(folder: Path, log: Path) -> Iterator[tuple[str, subprocess.Popen[byt
         _await(process, sockets, folder, log)
         yield f"postgresql://{USER}@/{DATABASE}?host={sockets}", process
     finally:
-        with signals.held():
+        with signals.held(to_the_end=True):
             if process:
                 _stop(process)
             shutil.rmtree(sockets, ignore_errors=True)

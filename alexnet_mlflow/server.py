@@ -241,7 +241,7 @@ def _mlflow(
     config: ServerConfig, folder: Path, artifacts: str, environment: Mapping[str, str]
 ) -> Iterator[subprocess.Popen[bytes]]:
     """MLflow's server while the block lasts, out of reach of the terminal's Ctrl-C."""
-    others = [host for host in config.allowed_hosts.split(",") if host]
+    others = [host.strip() for host in config.allowed_hosts.split(",") if host.strip()]
     names = [f"{name}{port}" for name in ("localhost", "127.0.0.1")
              for port in ("", f":{config.port}")]
     command = [
@@ -262,7 +262,7 @@ def _mlflow(
             )
         yield process
     finally:
-        with signals.held():
+        with signals.held(to_the_end=True):
             if process:
                 _stop(process)
 

@@ -91,6 +91,8 @@ class MlflowTracker(NullTracker):
         self._experiment_id = experiment_id
         self._status = "FINISHED"
         self._params = dict(known or {})
+        self._again = False  # was this run begun by a process before?
+        self._had: dict[str, set[tuple[int, float]]] = {}  # what that one has logged
         self.run_id = run_id
 
     @property
@@ -116,6 +118,7 @@ class MlflowTracker(NullTracker):
             tracker = MlflowTracker(
                 self._link, run.info.experiment_id, run.info.run_id, run.data.params
             )
+            tracker._again = run_id is not None
             try:
                 yield tracker
             except BaseException as error:
@@ -213,12 +216,23 @@ class MlflowTracker(NullTracker):
         now = _now_ms()
         finite = {key: float(value) for key, value in values.items() if math.isfinite(value)}
         entries: dict[str, Any] = {
-            "metrics": [(key, value, now, step) for key, value in finite.items()]
+            "metrics": [
+                (key, value, now, step) for key, value in finite.items()
+                if not (self._again and (step, value) in self._before(key))
+            ]
         }
         if model or data:
             name, digest = (data[0], data[1][:DIGEST_LENGTH]) if data else (None, None)
             entries["link"] = (model.model_id if model else None, name, digest, self._run)
         self._journal.add(self._run, "batch", entries)
+
+    def _before(self, metric: str) -> set[tuple[int, float]]:
+        """Steps and values that this run had when it was taken up again."""
+        if metric not in self._had:
+            ask = self._client.get_metric_history
+            points = self._link.asked(lambda: ask(self._run, metric))
+            self._had[metric] = {(point.step, point.value) for point in points}
+        return self._had[metric]
 
     def figure(self, figure: Figure, path: str) -> None:
         self._keep(path, figure.savefig)

@@ -7,18 +7,22 @@ RUN apt-get update \
 RUN python3 -m venv /opt/venv
 WORKDIR /build
 COPY docker/requirements-server.txt .
-RUN /opt/venv/bin/pip install --no-cache-dir --quiet --require-hashes -r requirements-server.txt
+RUN /opt/venv/bin/pip install --no-cache-dir --quiet --require-hashes -r requirements-server.txt \
+    && /opt/venv/bin/pip uninstall --quiet --yes pip
 
 FROM debian:bookworm-slim
 RUN apt-get update \
     && apt-get install -y --no-install-recommends ca-certificates python3 \
     && rm -rf /var/lib/apt/lists/*
 COPY --from=packages /opt/venv /opt/venv
-ENV PATH=/opt/venv/bin:$PATH PYTHONPATH=/app PYTHONUNBUFFERED=1 HOME=/tmp \
+ENV PATH=/opt/venv/bin:$PATH PYTHONPATH=/app PYTHONSAFEPATH=1 PYTHONUNBUFFERED=1 HOME=/tmp \
     MLFLOW_DISABLE_TELEMETRY=true GIT_PYTHON_REFRESH=quiet
 COPY alexnet_mlflow /app/alexnet_mlflow
 RUN python -m compileall -q /app
+ARG COMMIT=unknown
 LABEL org.opencontainers.image.title=alexnet-mlflow-server \
+      org.opencontainers.image.version=0.1.0 \
+      org.opencontainers.image.revision=$COMMIT \
       org.opencontainers.image.licenses=MIT
 USER 1000:1000
 WORKDIR /tmp

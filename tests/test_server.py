@@ -158,6 +158,19 @@ def test_who_is_not_let_in(served: Served) -> None:
 
 
 @installed
+def test_it_runs_no_jobs_and_tells_nobody(served: Served) -> None:
+    """MLflow's own default is to run them."""
+    servers = [
+        Path(f"/proc/{number}/environ").read_bytes().split(b"\0")
+        for number in descendants(served.process.pid)
+        if "mlflow" in command_lines().get(number, "")
+    ]
+    assert servers
+    for environment in servers:
+        assert b"MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false" in environment
+        assert b"MLFLOW_DISABLE_TELEMETRY=true" in environment
+
+
 def test_it_listens_on_this_machine_alone(served: Served) -> None:
     """Every TCP socket that its processes listen on, as the kernel knows them."""
     inodes = {

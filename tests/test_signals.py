@@ -1,9 +1,12 @@
-"""A signal that comes during a held block is raised after it, once."""
+"""A signal in a held block is raised after it, once; a second one ends the process."""
 
 from __future__ import annotations
 
 import signal
+import subprocess
+import sys
 import threading
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -52,3 +55,61 @@ def test_in_another_thread_it_does_nothing() -> None:
     thread.start()
     thread.join()
     assert errors == []
+
+
+HELD = """
+with signals.held():
+    print("ready", flush=True)
+    time.sleep(60)
+"""
+CLOSING = """
+try:
+    print("ready", flush=True)
+    time.sleep(60)
+finally:
+    with signals.held():  # the run is being closed, and the store hangs
+        print("closing", flush=True)
+        time.sleep(60)
+"""
+
+
+def test_a_second_one_waits_too_where_something_would_outlive_the_process() -> None:
+    words = """
+import time
+from alexnet_mlflow import signals
+signals.listen()
+try:
+    print("ready", flush=True)
+    time.sleep(60)
+finally:
+    with signals.held(to_the_end=True):  # its children are being stopped
+        print("closing", flush=True)
+        time.sleep(1)
+        print("closed", flush=True)
+"""
+    with subprocess.Popen([sys.executable, "-c", words], stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None and process.stdout.readline() == b"ready\n"
+        process.send_signal(signal.SIGINT)
+        assert process.stdout.readline() == b"closing\n"
+        process.send_signal(signal.SIGINT)
+        process.send_signal(signal.SIGTERM)
+        assert process.stdout.readline() == b"closed\n"
+        assert process.wait(timeout=5) == 130
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize("place", [HELD, CLOSING])
+def test_a_second_signal_ends_the_process_at_once(
+    number: signal.Signals, code: int, place: str
+) -> None:
+    words = "import time\nfrom alexnet_mlflow import signals\nsignals.listen()\n" + place
+    with subprocess.Popen([sys.executable, "-c", words], stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None and process.stdout.readline() == b"ready\n"
+        process.send_signal(number)
+        if place is CLOSING:
+            assert process.stdout.readline() == b"closing\n"
+        else:
+            time.sleep(0.2)
+            assert process.poll() is None, "the write was cut off"
+        process.send_signal(number)
+        assert process.wait(timeout=5) == code

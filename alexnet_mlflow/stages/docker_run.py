@@ -19,7 +19,9 @@ from typing import TYPE_CHECKING
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
 
+from alexnet_mlflow import signals
 from alexnet_mlflow.commands import DockerRunConfig
+from alexnet_mlflow.data import memory
 from alexnet_mlflow.options import BadInput
 from alexnet_mlflow.reach import without_password
 
@@ -32,7 +34,7 @@ PATIENCE = 30  # seconds that a stage has to write its checkpoint and leave
 STORES = ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI", "ALEXNET_STORAGE")
 # What the command inside is to know, where it is set here.
 PASSED = (
-    *STORES, "ALEXNET_DATA", "MLFLOW_EXPERIMENT_NAME", "MLFLOW_EXPERIMENT_ID",
+    *STORES, "ALEXNET_DATA", "ALEXNET_OFFLINE", "MLFLOW_EXPERIMENT_NAME", "MLFLOW_EXPERIMENT_ID",
     "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN",
     "MLFLOW_TRACKING_INSECURE_TLS", "CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS",
 )
@@ -46,6 +48,8 @@ def run(config: DockerRunConfig, words: Sequence[str]) -> int:
     """
     folder = Path.cwd()
     environment = {name: os.environ[name] for name in PASSED if os.environ.get(name)}
+    environment["ALEXNET_CACHE"] = str(_cache(folder))
+    words = [_expanded(word) for word in words]
     for name in STORES:
         check_reach(name, environment.get(name, ""), config.network, folder)
     with engine() as client:
@@ -53,7 +57,8 @@ def run(config: DockerRunConfig, words: Sequence[str]) -> int:
         try:
             return _followed(container)
         finally:
-            container.remove(force=True)
+            with signals.held(to_the_end=True):
+                container.remove(force=True)
 
 
 def check_reach(name: str, uri: str, network: str, folder: Path) -> None:
@@ -88,12 +93,29 @@ def mounts(words: Sequence[str], named: Sequence[str], folder: Path) -> dict[str
     A word is a path, or `--option=path`; what does not exist is left for the command to refuse.
     """
     texts = [word.partition("=")[2] if word.startswith("--") else word for word in words]
-    found = {folder}
+    found = {folder: folder}  # the name that it has there -> what it is
     for text in filter(None, [*texts, *named]):
         path = _existing(folder / text)
         if path and not path.is_relative_to(folder):
-            found.add(path)
-    return {str(path): {"bind": str(path), "mode": "rw"} for path in sorted(found)}
+            found[Path(os.path.abspath(folder / text))] = found[path] = path
+    return {str(name): {"bind": str(name), "mode": "rw"} for name in sorted(found)}
+
+
+def _expanded(word: str) -> str:
+    """`~` as it is meant here: in the container it is another folder."""
+    option, is_option, value = word.partition("=") if word.startswith("--") else ("", "", word)
+    return f"{option}{is_option}{os.path.expanduser(value)}"
+
+
+def _cache(folder: Path) -> Path:
+    """The caller's cache of decoded pictures; in the container's /tmp it would be gone each time.
+
+    One that cannot be made is gone without, as it is outside of a container.
+    """
+    path = Path(os.path.abspath(folder / memory.folder()))
+    with suppress(OSError):
+        path.mkdir(parents=True, exist_ok=True)
+    return path
 
 
 @contextmanager
@@ -103,10 +125,11 @@ def engine() -> Iterator[DockerClient]:
     BadInput where none answers, and for whatever it refuses in the block.
     """
     import docker
+    import requests
 
     try:
         client = docker.from_env()
-    except docker.errors.DockerException as error:
+    except (docker.errors.DockerException, ValueError, OSError) as error:
         where = os.environ.get("DOCKER_HOST", "its usual socket")
         if "PermissionError" in str(error):
             raise BadInput(
@@ -119,7 +142,7 @@ def engine() -> Iterator[DockerClient]:
         ) from error
     try:
         yield client
-    except docker.errors.DockerException as error:
+    except (docker.errors.DockerException, requests.RequestException) as error:
         raise _refused(error) from error
     finally:
         client.close()
@@ -133,7 +156,7 @@ def _created(
     import docker
 
     devices = [docker.types.DeviceRequest(count=-1, capabilities=[["gpu"]])] if config.gpu else []
-    named = [environment[name] for name in ("ALEXNET_DATA",) if name in environment]
+    named = [environment[name] for name in ("ALEXNET_DATA", "ALEXNET_CACHE") if name in environment]
     try:
         container = client.containers.create(
             config.image, list(words), environment=dict(environment),
@@ -164,7 +187,8 @@ def _followed(container: Container) -> int:
                     stream.buffer.flush()
         return int(container.wait()["StatusCode"])
     except SystemExit as stopped:
-        with suppress(docker.errors.APIError, OSError):  # it has ended meanwhile; it takes too long
+        with signals.held(to_the_end=True), suppress(docker.errors.APIError, OSError):
+            # it has ended meanwhile; it takes too long
             container.kill(SIGNALS.get(int(stopped.code or 0), "SIGTERM"))
             container.wait(timeout=PATIENCE)
         raise

@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+import re
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -68,7 +69,7 @@ class Store:
     def versions(self, name: str) -> list[Any]:
         """Versions of a registered model, in the order in which they were made."""
         found = _pages(lambda page: self.client.search_model_versions(
-            f"name = '{name}'", page_token=page
+            f"name = {quoted(name)}", page_token=page
         ))
         return sorted(found, key=lambda one: int(one.version))
 
@@ -236,9 +237,14 @@ def _holds_store(uri: str, option: str) -> bool:
         engine.dispose()
 
 
+def quoted(name: str) -> str:
+    """As a search for it takes it: MLflow knows no way to write both marks."""
+    return f'"{name}"' if "'" in name else f"'{name}'"
+
+
 def _reason(error: Exception) -> str:
     text = without_password(" ".join(str(error).split("\n")[0].split())[:200]).rstrip(".")
-    if "401" in text or "403" in text or "ermission denied" in text:
+    if re.search(r"\b40[13]\b(?!\d)|password authentication failed", text):
         return "user or password are wrong"
     return text
 
@@ -248,7 +254,7 @@ def _refused(uri: str, option: str, reason: str) -> BadInput:
     if "password" in reason and uri.startswith("http"):
         way = "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
     elif "password" in reason:
-        way = "give user and password in the address"
+        way = "give the user in the address and the password in PGPASSWORD"
     elif uri.startswith("sqlite"):
         way = "give the address of another"
     return BadInput(f"{option}={without_password(uri)} cannot be opened ({reason}): {way}")

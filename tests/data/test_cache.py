@@ -143,7 +143,7 @@ def test_winner_of_a_race_stays(make_pictures: Maker, cache_folder: Path) -> Non
     assert entry.stat().st_ino == inode and entries(cache_folder) == [entry]
 
 
-def test_two_processes_build_one_entry(make_pictures: Maker, cache_folder: Path) -> None:
+def test_four_processes_build_one_entry(make_pictures: Maker, cache_folder: Path) -> None:
     root = make_pictures({"a": 60, "b": 60}, side=64)
     code = (
         "import sys; from alexnet_mlflow.config import DataConfig; from alexnet_mlflow import data;"
@@ -151,16 +151,16 @@ def test_two_processes_build_one_entry(make_pictures: Maker, cache_folder: Path)
     )
     command = [sys.executable, "-W", "error", "-c", code, str(root)]
     pipe = subprocess.PIPE
-    both = [
-        subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True) for _ in range(2)
+    four = [
+        subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True) for _ in range(4)
     ]
-    for process in both:
+    for process in four:
         assert process.stdin
         process.stdin.write("go\n")
         process.stdin.flush()
-    results = [process.communicate(timeout=60) for process in both]
+    results = [process.communicate(timeout=60) for process in four]
     digest = load(DataConfig(dataset=str(root))).digest
-    assert [out.strip() for out, _ in results] == [digest, digest], results
+    assert [out.strip() for out, _ in results] == [digest] * 4, results
     (entry,) = entries(cache_folder)
     assert len(cache.read(entry).labels) == 120
 

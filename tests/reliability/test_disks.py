@@ -26,15 +26,24 @@ from tests.tmpfs import fill, mounted, remount
 TRAIN = ["final", "--lr=0.001", "--weight-decay=0", "--batch-size=16", "--device=cpu"]
 
 
+EACH_EPOCH = """
+import sys
+from alexnet_mlflow import checkpoint, cli
+checkpoint.SECONDS_BETWEEN = 0
+sys.exit(cli.main(sys.argv[1:]))
+"""
+
+
 def called(
-    folder: Path, *words: str, store: str | None = None, prefix: Sequence[str] = ()
+    folder: Path, *words: str, store: str | None = None, prefix: Sequence[str] = (),
+    program: Sequence[str] = ("-m", "alexnet_mlflow"),
 ) -> subprocess.CompletedProcess[str]:
     """The program, in this folder."""
     own = {"MLFLOW_TRACKING_URI": store or f"sqlite:///{folder}/mlflow.db",
            "ALEXNET_CACHE": str(folder / "cache"), "OMP_NUM_THREADS": "1"}
     return subprocess.run(
-        [*prefix, sys.executable, "-m", "alexnet_mlflow", *words], cwd=folder, capture_output=True,
-        text=True, env={**os.environ, **own}, timeout=240,
+        [*prefix, sys.executable, *program, *words], cwd=folder, capture_output=True, text=True,
+        env={**os.environ, **own}, timeout=240,
     )
 
 
@@ -67,7 +76,8 @@ def status(folder: Path) -> str:
 def test_a_disk_that_fills_up_at_a_checkpoint(folder: Path, pictures: Path) -> None:
     """The first checkpoint fits; the second, beside the first, does not."""
     with mounted(folder / "checkpoints", "400m") as disk:
-        last = told(called(folder, *trained(folder, pictures, 6)))
+        words = trained(folder, pictures, 6)
+        last = told(called(folder, *words, program=("-c", EACH_EPOCH)))
         assert "full" in last and "room" in last
         [kept] = checkpoint.newest(disk)
         state = checkpoint.load(checkpoint.path_of(kept, disk))

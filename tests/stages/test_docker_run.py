@@ -16,6 +16,7 @@ import pytest
 from alexnet_mlflow.cli import main
 from alexnet_mlflow.commands import DockerRunConfig
 from alexnet_mlflow.options import BadInput
+from alexnet_mlflow.stages import docker_run
 from alexnet_mlflow.stages.docker_run import check_reach, engine, mounts
 
 
@@ -58,6 +59,20 @@ def test_what_words_name_is_mounted_at_its_own_place(tmp_path: Path) -> None:
     found = mounts(words, [str(data)], here)
     assert list(found) == sorted(map(str, (here, data, picture)))
     assert all(found[path] == {"bind": path, "mode": "rw"} for path in found)
+
+
+def test_a_link_is_there_under_its_own_name_and_what_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here, data = tmp_path / "here", tmp_path / "data"
+    here.mkdir()
+    data.mkdir()
+    (tmp_path / "link").symlink_to(data)
+    found = mounts([f"--dataset={tmp_path}/link"], [], here)
+    assert set(found) == {str(here), str(data), f"{tmp_path}/link"}
+    monkeypatch.setenv("HOME", str(tmp_path))
+    words = [docker_run._expanded(word) for word in ("~/data", "--data-dir=~/data", "--lr=1")]
+    assert words == [str(data), f"--data-dir={data}", "--lr=1"]
 
 
 def test_a_word_that_is_no_path_mounts_nothing(tmp_path: Path) -> None:

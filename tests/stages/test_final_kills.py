@@ -92,8 +92,12 @@ def test_killed_at_random_moments_it_ends_with_the_same_weights(
 
 
 def same(client: MlflowClient, first: str | None, second: str) -> None:
-    """Every epoch's metrics once, with the same values."""
-    assert client.get_run(second).info.status == "FINISHED"
+    """Every epoch's metrics once, with the same values, and the figures of its end once."""
+    run = client.get_run(second)
+    assert run.info.status == "FINISHED"
+    for name in run.data.metrics:
+        steps = [point.step for point in client.get_metric_history(second, name)]
+        assert len(steps) == len(set(steps)), f"{name} stands twice"
     for name in ("train_loss", "train_accuracy", "val_loss", "val_accuracy", "learning_rate"):
         one, other = (
             [(point.step, point.value) for point in client.get_metric_history(run_id, name)]

@@ -85,3 +85,25 @@ def test_postgresql_is_a_store_and_its_password_is_not_told(store: Path) -> None
         with opened("sqlite:///mlflow.db", url, False):
             pass
     assert "secret" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        ("API request failed with error code 401", "user or password are wrong"),
+        ("Response with status 403: no", "user or password are wrong"),
+        ('password authentication failed for user "x"', "user or password are wrong"),
+        ("http://127.0.0.1:4013 refused", "http://127.0.0.1:4013 refused"),
+        ("[Errno 13] Permission denied: '/srv/mlruns'", "[Errno 13] Permission denied: '/srv/ml"),
+    ],
+)
+def test_only_a_refused_login_is_called_one(error: str, told: str) -> None:
+    assert stores._reason(OSError(error)).startswith(told)
+
+
+def test_a_name_with_an_apostrophe_is_found(store: Path) -> None:
+    client = mlflow.MlflowClient()
+    for name in ("it's", "plain"):
+        client.create_registered_model(name)
+        found = client.search_registered_models(f"name = {stores.quoted(name)}")
+        assert [one.name for one in found] == [name]

@@ -1,0 +1,156 @@
+"""Several at once, a store that somebody else holds, a clock that jumps, many trials in a row."""
+
+from __future__ import annotations
+
+import os
+import re
+import sqlite3
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import torch
+from mlflow import MlflowClient
+
+from alexnet_mlflow import track
+from alexnet_mlflow.config import FinalConfig
+from alexnet_mlflow.data import load
+from alexnet_mlflow.model import build
+from alexnet_mlflow.stages import final, train_config
+from alexnet_mlflow.track import connect
+from alexnet_mlflow.train import fit
+
+CPU = torch.device("cpu")
+LOCKED_SECONDS = 30
+TRIALS = int(os.environ.get("ALEXNET_TRIALS", "60"))  # 500 take a quarter of an hour
+STEPS_METRICS = ("train_loss", "val_accuracy", "learning_rate")
+
+
+def settings(pictures: Path, **changes: object) -> FinalConfig:
+    values: dict[str, object] = {
+        "dataset": str(pictures), "optimizer": "adam", "lr": 1e-4, "weight_decay": 1e-4,
+        "epochs": 3, "batch_size": 8, "device": "cpu", **changes,
+    }
+    return FinalConfig(**values)  # type: ignore[arg-type]
+
+
+def steps(run_id: str | None, metric: str) -> list[int]:
+    return [point.step for point in MlflowClient().get_metric_history(str(run_id), metric)]
+
+
+@contextmanager
+def locked(database: Path, seconds: float) -> Iterator[None]:
+    """Somebody else has the only right to write, and lets go after so many seconds."""
+    began = threading.Event()
+
+    def hold() -> None:
+        with sqlite3.connect(database) as other:
+            other.execute("BEGIN EXCLUSIVE")
+            began.set()
+            time.sleep(seconds)
+            other.rollback()
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    began.wait()
+    yield
+    thread.join()
+
+
+def test_a_store_that_somebody_locks_for_half_a_minute_loses_nothing(
+    store: Path, pictures: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From the first epoch on; each metric arrives once."""
+    shown, waiting = final.shown, [True]
+
+    def watched(*arguments: object) -> Iterator[object]:
+        for number, result in enumerate(shown(*arguments)):  # type: ignore[arg-type]
+            if number == 1 and waiting.pop():
+                holding.append(locked(store / "mlflow.db", LOCKED_SECONDS))
+                holding[0].__enter__()
+            yield result
+
+    holding: list[object] = []
+    monkeypatch.setattr(final, "shown", watched)
+    result = final.run(settings(pictures), connect())
+    assert holding, "nobody locked it"
+    holding[0].__exit__(None, None, None)  # type: ignore[attr-defined]
+    assert MlflowClient().get_run(str(result.run_id)).info.status == "FINISHED"
+    for name in STEPS_METRICS:
+        assert steps(result.run_id, name) == [1, 2, 3], name
+
+
+def test_a_clock_that_jumps_back_an_hour_does_not_reorder_metrics(
+    store: Path, pictures: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What counts as the latest, in the UI and here, is decided by the step."""
+    begun, real = time.monotonic(), track._now_ms
+
+    def jumping() -> int:
+        return real() - (3_600_000 if time.monotonic() - begun > 1 else 0)
+
+    monkeypatch.setattr(track, "_now_ms", jumping)
+    result = final.run(settings(pictures, epochs=5), connect())
+    run = MlflowClient().get_run(str(result.run_id))
+    for name in STEPS_METRICS:
+        history = MlflowClient().get_metric_history(str(result.run_id), name)
+        assert [point.step for point in history] == [1, 2, 3, 4, 5], name
+        assert run.data.metrics[name] == history[-1].value, name
+    assert run.info.status == "FINISHED"
+
+
+def test_two_demos_in_one_folder(store: Path) -> None:
+    """Both end well, each with runs of its own, and one of the models is champion."""
+    command = [
+        sys.executable, "-m", "alexnet_mlflow", "babysit", "--dataset=faces", "--limit=60",
+        "--optimizer=adam", "--trials=2", "--fine-trials=1", "--repeats=0", "--search-epochs=2",
+        "--epochs=2", "--batch-size=16", "--force", "--lr-low=1e-4", "--lr-high=1e-3",
+    ]
+    environment = {**os.environ, "MLFLOW_TRACKING_URI": f"sqlite:///{store}/mlflow.db"}
+    both = [
+        subprocess.Popen(command, cwd=store, env=environment, stdout=subprocess.PIPE,
+                         stderr=subprocess.PIPE, text=True)
+        for _ in range(2)
+    ]
+    told = [process.communicate(timeout=500) for process in both]
+    codes = [process.returncode for process in both]
+    assert set(codes) <= {0, 1}, told  # 1: a gate said no to a network of two epochs
+    assert all("Traceback" not in errors for _, errors in told), told
+    client = MlflowClient()
+    runs = client.search_runs(["0"], "tags.stage = 'final'")
+    assert runs and all(run.info.status != "RUNNING" for run in runs)
+    for run in runs:
+        assert steps(run.info.run_id, "train_loss") == [1, 2], run.info.run_id
+    versions = client.search_model_versions("name = 'alexnet-faces'")
+    assert len({version.run_id for version in versions}) == len(versions)
+
+
+def used() -> tuple[int, int, int]:
+    """This process: resident KiB, open files, children (zombies among them)."""
+    status = Path("/proc/self/status").read_text()
+    children = Path("/proc/self/task").glob("*/children")
+    return (
+        int(re.search(r"VmRSS:\s+(\d+)", status)[1]),  # type: ignore[index]
+        len(os.listdir("/proc/self/fd")),
+        sum(len(one.read_text().split()) for one in children),
+    )
+
+
+def test_many_trainings_leave_nothing_behind(store: Path, pictures: Path) -> None:
+    """Memory, open files and children: at the end 5 % above those after a third, at most."""
+    config, seen = settings(pictures, epochs=1, batch_size=40), []
+    data = load(config)
+    for number in range(TRIALS):
+        with connect().child(f"trial {number}", {"stage": "trial"}) as here:
+            for result in fit(build(2, number), data, train_config(config), CPU):
+                here.metrics(result.figures, result.epoch)
+        seen.append(used())
+    begun = seen[TRIALS // 3]
+    for place, name in enumerate(("KiB", "open files", "children")):
+        ended = max(one[place] for one in seen[-3:])
+        assert ended <= 1.05 * begun[place], f"{begun[place]} -> {ended} {name}"
