@@ -137,7 +137,7 @@ def load(path: Path) -> dict[str, Any]:
         return _read(path)
     except BadInput as damaged:
         before = path.with_name(BEFORE)
-        if not before.exists():
+        if not os.path.exists(before):  # nor is there one whose name is too long
             raise
         state = _read(before)
         logger.warning("%s; the one before it is taken", str(damaged).partition(":")[0])

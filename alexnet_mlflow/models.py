@@ -37,9 +37,15 @@ def log(run_id: str, model: nn.Module, example: Tensor, classes: Sequence[str]) 
         Schema([pixels]), Schema([ColSpec("float", name) for name in classes])
     )
     packages = [f"torch=={torch.__version__.split('+')[0]}", f"mlflow=={mlflow.__version__}"]
+    client = mlflow.MlflowClient()
+    run = client.get_run(run_id)  # Model.log by itself takes the experiment of the environment
+    made = client.create_logged_model(
+        run.info.experiment_id, "model", source_run_id=run_id, params=run.data.params
+    )
     info = Model.log(
         artifact_path=None,
         name="model",
+        model_id=made.model_id,
         run_id=run_id,
         flavor=served,
         metadata={served.CLASSES: list(classes)},

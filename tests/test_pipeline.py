@@ -225,7 +225,7 @@ def test_every_option_of_the_search_is_handed_over() -> None:
     """By name: each field of SpaceConfig, other than its default, reaches the search."""
     others = {
         "dataset": "digits", "data_dir": "d", "device": "cpu", "optimizer": "adam",
-        "recipe": "strong",
+        "recipe": "strong", "precision": "bf16",
         "sampler": "qmc", "prune": "epoch", "engine": "ray", "storage": "sqlite:///s.db",
         "ray_address": "ray://there:10001",
     }

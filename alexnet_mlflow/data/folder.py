@@ -33,7 +33,7 @@ from alexnet_mlflow.data.split import PARTS, DataError, Decoded, Ids
 
 NAMES_BYTES = 1 << 31  # numpy keeps every name as long as the longest, four bytes a letter
 ORDER = ("undivided", *PARTS)
-ENDINGS = (".tar.gz", ".tgz", ".tar", ".zip", ".csv")
+ENDINGS = (".tar.gz", ".tgz", ".tar", ".zip", ".csv", "_data.npy")
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from typing import Any
 
 from sqlalchemy.engine import make_url
 
+from alexnet_mlflow.delivery import Link
 from alexnet_mlflow.health import Finding
 from alexnet_mlflow.models import load_model
 from alexnet_mlflow.options import BadInput
@@ -207,7 +208,8 @@ def _temporary() -> Iterator[MlflowTracker]:
         try:
             client = mlflow.MlflowClient()
             place = Path(folder, "artifacts").as_uri()
-            yield MlflowTracker(client, client.create_experiment("doctor", place), None)
+            link = Link(client, mlflow.get_tracking_uri())
+            yield MlflowTracker(link, client.create_experiment("doctor", place), None)
         finally:
             mlflow.set_tracking_uri(before)
             if runner:

@@ -27,7 +27,7 @@ def test_every_picture_and_its_label(tmp_path: Path) -> None:
     pictures, labels = some(), np.arange(20, dtype=np.int32) % 10
     found = load_whole(pair(tmp_path, pictures, labels))
     assert found.classes == CLASSES and found.title == "cifar10.1_v6"
-    assert found.name == "cifar10-1-v6-data"
+    assert found.name == "cifar10-1-v6"
     assert np.array_equal(found.pictures.images, pictures.transpose(0, 3, 1, 2))
     assert found.pictures.labels.tolist() == labels.tolist()
     assert sum(found.counts["all"].values()) == 20

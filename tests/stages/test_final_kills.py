@@ -74,7 +74,10 @@ def test_killed_at_random_moments_it_ends_with_the_same_weights(
         )
         process.start()
         if kills < KILLS:
-            process.join(chance.uniform(0.1, 0.8) * took)
+            if kills % 2:  # every other one after a checkpoint
+                while process.is_alive() and not checkpoint.newest():
+                    time.sleep(0.01)
+            process.join(chance.uniform(0.0, 0.6) * took)
             if process.is_alive():
                 process.kill()
                 kills += 1
