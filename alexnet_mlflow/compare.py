@@ -195,9 +195,11 @@ def _clustered(gains: np.ndarray, sizes: np.ndarray, confidence: float) -> tuple
     left = gains - share * sizes
     error = math.sqrt(len(gains) / (len(gains) - 1) * float((left**2).sum())) / n
     if error < 1e-12:  # groups that gain alike have shown no noise, which is not to have none
-        return _agresti_min(
+        low, high = _agresti_min(
             int((gains > 0).sum()), int((gains < 0).sum()), len(gains), confidence
         )
+        scale = abs(share) or 1.0  # from shares of groups to shares of pictures
+        return scale * low, scale * high
     half = _quantile(confidence, len(gains) - 1) * error
     return share - half, share + half
 

@@ -77,7 +77,8 @@ def probe(uri: str) -> None:
 
 def unanswered(uri: str, error: Exception) -> BadInput:
     """The sentence for a store that raised `error` at the first word."""
-    reason = without_password(str(error).splitlines()[0][:200])
+    text = str(error) or type(error).__name__
+    reason = without_password(text.splitlines()[0][:200])
     what, way = "does not answer", ELSEWHERE
     if getattr(error, "error_code", "") in REFUSED:
         what, way = "refuses this login", LOGIN

@@ -22,6 +22,7 @@ import time
 import uuid
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -91,8 +92,8 @@ class MlflowTracker(NullTracker):
         self._experiment_id = experiment_id
         self._status = "FINISHED"
         self._params = dict(known or {})
-        self._again = False  # was this run begun by a process before?
-        self._had: dict[str, set[tuple[int, float]]] = {}  # what that one has logged
+        # metric -> step -> value and time: what a process before this one has logged last
+        self._had: dict[str, dict[int, tuple[float, int]]] = {}
         self.run_id = run_id
 
     @property
@@ -118,7 +119,8 @@ class MlflowTracker(NullTracker):
             tracker = MlflowTracker(
                 self._link, run.info.experiment_id, run.info.run_id, run.data.params
             )
-            tracker._again = run_id is not None
+            if run_id:
+                tracker._take_up(run)
             try:
                 yield tracker
             except BaseException as error:
@@ -217,8 +219,8 @@ class MlflowTracker(NullTracker):
         finite = {key: float(value) for key, value in values.items() if math.isfinite(value)}
         entries: dict[str, Any] = {
             "metrics": [
-                (key, value, now, step) for key, value in finite.items()
-                if not (self._again and (step, value) in self._before(key))
+                (key, value, self._since(key, step, value, now), step)
+                for key, value in finite.items()
             ]
         }
         if model or data:
@@ -226,13 +228,18 @@ class MlflowTracker(NullTracker):
             entries["link"] = (model.model_id if model else None, name, digest, self._run)
         self._journal.add(self._run, "batch", entries)
 
-    def _before(self, metric: str) -> set[tuple[int, float]]:
-        """Steps and values that this run had when it was taken up again."""
-        if metric not in self._had:
-            ask = self._client.get_metric_history
-            points = self._link.asked(lambda: ask(self._run, metric))
-            self._had[metric] = {(point.step, point.value) for point in points}
-        return self._had[metric]
+    def _since(self, metric: str, step: int, value: float, now: int) -> int:
+        """When this was logged: by the process before, if what stands at this step is the same, so
+        that MLflow, which drops a row that it has, keeps one."""
+        known = self._had.get(metric, {}).get(step)
+        return known[1] if known and known[0] == value else now
+
+    def _take_up(self, run: Run) -> None:
+        """Learn what a process before this one has logged."""
+        for metric in run.data.metrics:
+            points = self._link.asked(partial(self._client.get_metric_history, self._run, metric))
+            points.sort(key=lambda point: point.timestamp)
+            self._had[metric] = {one.step: (one.value, one.timestamp) for one in points}
 
     def figure(self, figure: Figure, path: str) -> None:
         self._keep(path, figure.savefig)

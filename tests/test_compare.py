@@ -223,6 +223,8 @@ def test_photos_that_gain_alike_still_leave_a_doubt() -> None:
     a, b = right(0, 40, 0, 0)
     found = paired(a, b, [str(row // 2) for row in range(40)])
     assert found.gain == 1.0 and found.low < 0.95
+    half = paired(np.ones(40, bool), np.arange(40) % 2 == 0, [str(row // 2) for row in range(40)])
+    assert half.gain == 0.5 and 0.3 < half.low < half.gain < half.high < 0.6
 
 
 def test_exchanges_count_every_sign() -> None:

@@ -236,3 +236,21 @@ def test_a_copied_run_answers_to_its_old_id(store: Path) -> None:
         assert run.run_id == copy
     assert root.below(old).run_id == copy and client.get_run(copy).data.tags["more"] == "x"
     assert root.found("b" * 32) is None and root.found("it's not") is None
+
+
+def test_a_run_that_is_taken_up_has_each_figure_once(store: Path) -> None:
+    """The same at the same step stands once; another value is logged, though it stood earlier."""
+    root, client = connect(), MlflowClient()
+    with root.child("x", {}) as run:
+        run.metrics({"loss": 0.8, "best": 0.8}, 1)
+        run.metrics({"best": 0.9}, 1)
+    with root.child("x", {}, str(run.run_id)) as again:
+        again.metrics({"loss": 0.8, "best": 0.8}, 1)
+        again.metrics({"loss": 0.7}, 2)
+
+    def points(name: str) -> list[tuple[int, float]]:
+        return [(one.step, one.value) for one in client.get_metric_history(str(run.run_id), name)]
+
+    assert points("loss") == [(1, 0.8), (2, 0.7)]
+    assert points("best") == [(1, 0.8), (1, 0.9), (1, 0.8)]
+    assert client.get_run(str(run.run_id)).data.metrics["best"] == 0.8

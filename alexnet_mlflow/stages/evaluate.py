@@ -34,6 +34,7 @@ from alexnet_mlflow.data import (
     seen_rows,
     slug,
 )
+from alexnet_mlflow.data.copies import exact_copies, rows_in
 from alexnet_mlflow.evaluation import Evaluated, over_seeds
 from alexnet_mlflow.models import load_model, model_classes
 from alexnet_mlflow.options import BadInput
@@ -48,6 +49,7 @@ READ: dict[str, Callable[[str], Any]] = {
 }
 # What decides the division: taken from the final run, never from the command.
 DIVISION = ("limit", "val_fraction", "test_fraction", "split_seed", "skip_corrupt")
+LOOKED = {"looked": "true"}  # tag of a run that has opened the model's own sealed test split
 KEPT_TAGS = ("dataset", "optimizer", "recipe", "seed", "data_digest")
 
 
@@ -141,7 +143,7 @@ def _division(config: EvaluateConfig, final: FoundRun, dataset: str) -> DataConf
 def _tags(final: FoundRun, opened: Opened) -> dict[str, object]:
     return {
         "stage": "evaluate", "git_commit": git_commit(), "trained_on": final.tags["dataset"],
-        "final_run": final.run_id, "test_digest": opened.test.digest,
+        "final_run": final.run_id, "test_digest": opened.test.digest, **LOOKED,
         **{key: final.tags[key] for key in KEPT_TAGS if key in final.tags},
     }
 
@@ -232,18 +234,21 @@ def _elsewhere(
             f"{', '.join(data.classes)}: give a data set of the same classes"
         )
     pictures = data.pictures
-    copies, compared, doubt = _trained_on(config, final, pictures)
+    copies, compared, sealed, doubt = _trained_on(config, final, pictures)
     model = load_model(uri).to(device)
     tags = {
         "stage": "evaluate", "git_commit": git_commit(), "trained_on": final.tags["dataset"],
         "final_run": final.run_id, "test_digest": pictures.digest, "model_uri": uri,
-        **{key: final.tags[key] for key in KEPT_TAGS}, "dataset": data.name,
-        "data_digest": data.digest,
+        **{key: final.tags[key] for key in KEPT_TAGS if key in final.tags}, "dataset": data.name,
+        "data_digest": data.digest, **(LOOKED if sealed else {}),
     }
     name = f"evaluate {final.tags['dataset']} {final.tags['optimizer']} on {data.name}"
     with tracker.child(name, tags) as here:
         here.params({"run": final.run_id})
         here.dataset(data, "testing")
+        if sealed:
+            doubt = (f"{sealed} of these pictures are of its own sealed test split. "
+                     + _looked(_look(final, here)),)
         scores = score_probabilities(model, *resident(pictures, device))
         seen = Evaluated(data.title, classes, pictures, scores, None, data.digest)
         figures, sentences = _told(here, seen, copies, compared, model, device, uri)
@@ -257,16 +262,20 @@ def _elsewhere(
 
 def _trained_on(
     config: EvaluateConfig, final: FoundRun, pictures: Split
-) -> tuple[np.ndarray, int, tuple[str, ...]]:
-    """Rows that the model has seen in training, how many were compared, and what stays unknown."""
+) -> tuple[np.ndarray, int, int, tuple[str, ...]]:
+    """Rows that the model has seen in training, how many were compared for that, how many pictures
+    are of its own test split, and what stays unknown."""
+    division = _division(config, final, final.params["dataset"])
+    division = dataclasses.replace(division, offline=True)  # nothing is fetched for this alone
     try:
-        own = load(_division(config, final, final.params["dataset"]))
+        own = load(division)
     except DataError:
         own = None
     if own is None or own.digest != final.tags["data_digest"]:
         doubt = "The model's training pictures are not at hand: copies of them were not looked for."
-        return np.array([], np.int64), 0, (doubt,)
-    return *seen_rows(own.train, own.val, pictures), ()
+        return np.array([], np.int64), 0, 0, (doubt,)
+    sealed = rows_in(pictures, exact_copies((load_test(division), pictures))[0])
+    return *seen_rows(own.train, own.val, pictures), len(sealed), ()
 
 
 def _unseen(
@@ -274,9 +283,14 @@ def _unseen(
 ) -> tuple[dict[str, float], tuple[str, ...]]:
     """The accuracy without the rows that have a copy in train or validation."""
     left_out = len(copies)
+    if not compared:
+        return {}, ()
     others = np.setdiff1d(np.arange(scores.n), copies)
-    if not left_out or not len(others):
-        return {"test_pictures_seen": float(left_out)}, ()
+    if not len(others):
+        told = "Each of these pictures has an exact or near copy in train or validation."
+        return {"test_pictures_seen": float(left_out)}, (told,)
+    if not left_out:
+        return {"test_pictures_seen": 0.0}, ()
     correct = int((scores.predictions == scores.labels)[others].sum())
     partly = ""
     if compared < scores.n:
@@ -297,7 +311,7 @@ def _look(final: FoundRun, here: Tracker) -> int:
     A look is an evaluation's run, so that none is lost where two look at once: who writes last has
     counted after all others began.
     """
-    mine = {"stage": "evaluate", "final_run": final.run_id, "dataset": final.tags["dataset"]}
+    mine = {"stage": "evaluate", "final_run": final.run_id, **LOOKED}
     before, looks = int(final.tags.get("test_looks", "0")), 0
     while looks < (found := max(before + 1, here.count(**mine))):
         looks = found

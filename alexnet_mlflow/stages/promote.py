@@ -157,7 +157,13 @@ def _evaluation(champion: Version, chosen: FoundRun, tracker: Tracker) -> FoundR
 def _predictions(found: FoundRun, tracker: Tracker) -> pd.DataFrame | None:
     with tempfile.TemporaryDirectory() as folder:
         file = tracker.fetched(found.run_id, PREDICTIONS, Path(folder))
-        return None if file is None else pd.read_parquet(file)
+        if file is None:
+            return None
+        try:
+            table = pd.read_parquet(file)
+        except (ValueError, OSError):  # torn, or something else
+            return None
+    return table if {"id", "label", "prediction"} <= set(table.columns) else None
 
 
 def _rolled_back(

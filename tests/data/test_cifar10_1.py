@@ -61,14 +61,19 @@ def test_arrays_that_do_not_fit(
 def test_files_that_are_no_arrays(tmp_path: Path) -> None:
     config = pair(tmp_path, some(), np.arange(20) % 10)
     labels = tmp_path / "cifar10.1_v6_labels.npy"
-    for content in (b"", b"\x93NUMPY", b"no array", labels.read_bytes()[:100]):
+    whole = labels.read_bytes()
+    for content in (
+        b"", b"\x93NUMPY", b"no array", whole[:100], b"PK\x03\x04abc",
+        whole.replace(b"(20,)", b"((((("), whole.replace(b"(20,)", b"(-1,)"),
+        whole.replace(b"(20,)", b"{[]:1"),
+    ):
         labels.write_bytes(content)
         with pytest.raises(DataError, match="no whole array"):
             load_whole(config)
     archive = io.BytesIO()
     np.savez(archive, one=np.zeros(3))
     labels.write_bytes(archive.getvalue())
-    with pytest.raises(DataError, match="an archive of arrays"):
+    with pytest.raises(DataError, match="no whole array"):
         load_whole(config)
     np.save(labels, np.array([{}], object), allow_pickle=True)
     with pytest.raises(DataError, match="no whole array"):

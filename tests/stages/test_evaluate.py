@@ -104,7 +104,7 @@ def test_looks_at_the_same_moment_are_all_counted(
     """Both have read the final run before either has written to it."""
     final = final_of(babysat, monkeypatch)
     before = int(final.tags["test_looks"])
-    tags = {"stage": "evaluate", "final_run": final.run_id, "dataset": final.tags["dataset"]}
+    tags = {"stage": "evaluate", "final_run": final.run_id, **evaluate.LOOKED}
     tracker = connect()
     with tracker.child("one", tags) as one, one.child("other", tags) as other:
         assert evaluate._look(final, one) == evaluate._look(final, other) == before + 2
@@ -223,8 +223,11 @@ def test_a_few_pictures_of_ones_own_and_nothing_to_learn_from(
     config = EvaluateConfig(dataset=str(tmp_path / "own"), run=run, device="cpu")
     with pytest.raises(BadInput, match="--skip-corrupt"):
         evaluate.run(config, connect())
+    looks = int(client.get_run(run).data.tags["test_looks"])
     result = evaluate.run(dataclasses.replace(config, skip_corrupt=True), connect())
     assert result.figures["test_pictures"] == 3
+    assert client.get_run(run).data.tags["test_looks"] == str(looks + 1), "they are its sealed ones"
+    assert any("3 of these pictures are of its own sealed" in told for told in result.sentences)
     frame = predictions(client, str(result.run_id))
     assert sorted(Path(name).parts[0] for name in frame["id"]) == ["test"] * 3
 
