@@ -82,12 +82,12 @@ class Writer:
         self.path = path
         self._thread: threading.Thread | None = None
         self._began = -SECONDS_BETWEEN
-        self._error: OSError | None = None
+        self._error: Exception | None = None
 
     def offer(self, state: Callable[[], dict[str, Any]]) -> bool:
         """Write what `state` gives, where it is time for that; True where it is being written.
 
-        Raises the OSError that the write before met.
+        Raises what the write before met, an OSError or what torch made of it.
         """
         self._raise()
         if self.path is None or (self._thread and self._thread.is_alive()):
@@ -100,7 +100,7 @@ class Writer:
         return True
 
     def wait(self) -> None:
-        """Until what was begun is on disk. Raises the OSError it met."""
+        """Until what was begun is on disk. Raises what it met."""
         if self._thread:
             self._thread.join()
         self._raise()
@@ -108,7 +108,7 @@ class Writer:
     def _write(self, path: Path, state: dict[str, Any]) -> None:
         try:
             save(path, state)
-        except OSError as error:
+        except Exception as error:  # torch's writer makes another of a full disk's OSError
             self._error = error
 
     def _raise(self) -> None:
