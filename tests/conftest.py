@@ -39,14 +39,6 @@ def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return file
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """With several workers: a file to one of them, and the protocol that is run once to one too."""
-    for item in items:
-        names = getattr(item, "fixturenames", ())
-        group = "babysat" if "babysat" in names else str(item.path)
-        item.add_marker(pytest.mark.xdist_group(group))
-
-
 @pytest.fixture
 def store(empty_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """An empty working folder with a store of its own, as the current folder."""

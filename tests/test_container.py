@@ -97,28 +97,6 @@ def test_its_torch_is_the_cuda_build_and_trains(engine: docker.DockerClient, ima
     assert output.decode().strip().split(".")[0] in ("12", "13")
 
 
-def test_all_that_its_cuda_libraries_link_is_there(
-    engine: docker.DockerClient, image: Image
-) -> None:
-    """But for the driver's, which the host brings."""
-    code = (
-        "import glob, os, site, subprocess\n"
-        "root = site.getsitepackages()[0]\n"
-        "folders = glob.glob(f'{root}/nvidia/*/lib') + glob.glob(f'{root}/nvidia/*/lib/*/')\n"
-        "there = {os.path.basename(p) for f in folders + [f'{root}/torch/lib']"
-        " for p in glob.glob(f'{f}/*.so*')}\n"
-        "files = glob.glob(f'{root}/torch/lib/*.so*')\n"
-        "lines = subprocess.run(['ldd', *files], capture_output=True, text=True).stdout\n"
-        "gone = {l.split()[0] for l in lines.splitlines() if 'not found' in l} - there\n"
-        "print(len(files), *sorted(gone))"
-    )
-    output = engine.containers.run(
-        image, ["-c", code], entrypoint="python", remove=True, network_mode="none"
-    )
-    files, *gone = output.decode().split()
-    assert int(files) > 5 and set(gone) <= {"libcuda.so.1", "libnvidia-ml.so.1"}, gone
-
-
 def test_what_runs_is_the_image_s_code_compiled(
     engine: docker.DockerClient, image: Image, tmp_path: Path
 ) -> None:
@@ -141,7 +119,7 @@ def test_it_holds_no_tools_caches_or_secrets(engine: docker.DockerClient, image:
     script = (
         "for tool in pip uv gcc cc make git; do command -v $tool; done;"
         "ls -A /root /tmp /var/lib/apt/lists;"
-        "find / -xdev \\( -name '.git' -o -name '.env' -o -name 'id_*' -o -name '*.whl' \\)"
+        "find / -xdev \\( -name '.git' -o -name '.env' -o -name 'id_rsa*' -o -name '*.whl' \\)"
     )
     output = engine.containers.run(
         image, ["-c", f"({script}) 2>/dev/null || true"], entrypoint="sh", user="0", remove=True,

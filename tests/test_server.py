@@ -165,8 +165,9 @@ def test_it_runs_no_jobs_and_tells_nobody(served: Served) -> None:
         for number in descendants(served.process.pid)
         if "mlflow" in command_lines().get(number, "")
     ]
-    assert servers
-    for environment in servers:
+    told = [one for one in servers if any(each.startswith(b"MLFLOW_") for each in one)]
+    assert told  # a worker that renames itself writes over its own
+    for environment in told:
         assert b"MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false" in environment
         assert b"MLFLOW_DISABLE_TELEMETRY=true" in environment
 
