@@ -25,6 +25,7 @@ from typing import Any
 import torch
 
 from alexnet_mlflow import signals
+from alexnet_mlflow.disk import flush
 from alexnet_mlflow.options import BadInput
 
 FOLDER = Path("checkpoints")
@@ -60,16 +61,7 @@ def save(path: Path, state: dict[str, Any]) -> None:
             with suppress(OSError):  # half a state is of use to nobody, and its room to all
                 temporary.unlink()
             raise
-    _flush(path.parent)
-
-
-def _flush(folder: Path) -> None:
-    """The names in it survive a power cut too."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+    flush(path.parent)  # the names survive a power cut too
 
 
 class Writer:

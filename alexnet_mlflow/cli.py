@@ -47,7 +47,7 @@ TYPES: dict[str, click.ParamType[Any]] = {
 # Options that mean something without a value: `--resume` is `--resume=last`.
 FLAGS = (
     "skip_corrupt", "offline", "hard", "allow_missing", "exhaustive", "force", "rollback",
-    "dry_run", "flip",
+    "dry_run", "flip", "deterministic",
 )
 FLAG_VALUES = {"resume": "last", **dict.fromkeys(FLAGS, "true")}
 
@@ -148,10 +148,16 @@ def _server(name: str, config: type[Any]) -> click.Command:
 
 def _run_stage(name: str, config: Any) -> int:
     """Run a stage against MLflow, print what it found, and say how it went."""
+    from alexnet_mlflow import distributed
     from alexnet_mlflow.track import connect
 
     module = "pipeline" if name == "babysit" else f"stages.{name}"
     stage = importlib.import_module(f"alexnet_mlflow.{module}")
+    if distributed.started().size > 1 and name != "final":
+        raise BadInput(f"torchrun is for final: start {name} without it")
+    if distributed.started().rank:
+        stage.follow(config)
+        return 0
     return _told(stage.run(config, connect()))
 
 

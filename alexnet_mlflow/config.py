@@ -40,6 +40,12 @@ PRUNERS = ("off", "epoch", "halving")
 ENGINES = ("local", "ray")
 POLICIES = ("auto", "better", "proven")
 
+# They differ from machine to machine, or hold a password.
+NOT_PARAMETERS = {
+    "data_dir", "device", "resume", "offline", "storage", "workers", "engine", "ray_address",
+    "study", "force",
+}
+
 DATASET = "faces, digits, cifar10, fddb, or the path of a folder, archive or CSV."
 DATA_DIR = "Folder with the data sets [env ALEXNET_DATA, else ./data]."
 SKIP_CORRUPT = "Leave out pictures that cannot be read, and count them."
@@ -94,6 +100,7 @@ class RunConfig(DataConfig):
     recipe: str = option("report", "Augmentation and schedule.", RECIPES)
     device: str = option("auto", "Where to compute; auto = cuda where there is one.", DEVICES)
     precision: str = option("auto", "Of the layers; auto = bf16 on CUDA, else fp32.", PRECISIONS)
+    deterministic: bool = option(False, "The same bits each time on CUDA too; slower there.")
     seed: int = option(0, "Seed of the weights, the batches, the augmentation and the draws.")
     batch_size: int | None = option(None, "Pictures a batch; auto = the data set's preset.")
     momentum: float = option(0.9, "Momentum of SGD; Adam ignores it.")
@@ -302,6 +309,7 @@ class TrainConfig:
     recipe: str
     seed: int
     precision: str = "auto"
+    deterministic: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -340,3 +348,12 @@ def resolve(config: AnyConfig) -> AnyConfig:
         value = getattr(preset, f"{config.stage}_{item.name}", getattr(preset, item.name, None))
         changes[item.name] = value[config.optimizer] if isinstance(value, dict) else value
     return dataclasses.replace(config, **changes)
+
+
+def parameters(config: Any) -> dict[str, object]:
+    """The config's values, without what differs from machine to machine."""
+    return {
+        item.name: getattr(config, item.name)
+        for item in dataclasses.fields(config)
+        if item.name not in NOT_PARAMETERS and getattr(config, item.name) is not None
+    }

@@ -18,16 +18,19 @@ class Captured:
     """Calls `work`, which takes and returns nothing and reads nothing on the host.
 
     Every call does the work once, also those before the capture. What `work` draws comes from
-    the device's default generator and from `generator`.
+    the device's default generator and from `generator`. `capture` False: it is called on CUDA too.
     """
 
-    def __init__(self, work: Callable[[], None], generator: torch.Generator) -> None:
+    def __init__(
+        self, work: Callable[[], None], generator: torch.Generator, capture: bool = True
+    ) -> None:
         self.work, self.generator = work, generator
+        self.capture = capture and generator.device.type == "cuda"
         self.calls = 0
         self.graph: torch.cuda.CUDAGraph | None = None
 
     def __call__(self) -> None:
-        if self.generator.device.type != "cuda":
+        if not self.capture:
             self.work()
             return
         self.calls += 1

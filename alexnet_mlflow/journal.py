@@ -28,6 +28,7 @@ from typing import Any, BinaryIO, TypeVar
 import filelock
 
 from alexnet_mlflow import checkpoint, reach, signals
+from alexnet_mlflow.disk import flush
 from alexnet_mlflow.options import BadInput
 from alexnet_mlflow.progress import say
 
@@ -318,8 +319,7 @@ class _File:
         copy = self.copy(entry)
         copy.parent.mkdir(parents=True)
         write(copy)
-        with open(copy, "rb") as file:
-            os.fsync(file.fileno())
+        flush(copy)
 
     def copy(self, entry: Entry) -> Path:
         return self.path.with_suffix("") / str(entry.number) / entry.file

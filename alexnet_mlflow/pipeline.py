@@ -31,6 +31,7 @@ from alexnet_mlflow.config import (
     PromoteConfig,
     SanityConfig,
     SearchConfig,
+    parameters,
     resolve,
 )
 from alexnet_mlflow.data import load
@@ -44,7 +45,6 @@ from alexnet_mlflow.stages import (
     evaluate,
     final,
     overfit,
-    parameters,
     promote,
     sanity,
     search,

@@ -1,4 +1,4 @@
-"""What a full disk, a read-only one, or somebody else's folder comes to: a sentence.
+"""What a full disk, a read-only one, somebody else's folder, or a lost process come to: a sentence.
 
 Such a refusal can come from any write, wrapped by torch, MLflow or SQLAlchemy in errors of their
 own: so it is looked for in the whole chain of an error, once, where the program ends.
@@ -29,6 +29,8 @@ BY_WORDS = (
     ("unable to open database file", "the database cannot be opened", RIGHTS),
     ("No space left on device", "a disk is full", FULL),
     ("PytorchStreamWriter failed", "a file of torch could not be written to its end", FULL),
+    ("gloo/transport|ncclRemoteError|ncclSystemError",
+     "another process of this training has ended", f"see what it said, {AGAIN} with --resume=last"),
 )
 
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import copy
 import math
+import random
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
@@ -23,12 +24,18 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from alexnet_mlflow import distributed
 from alexnet_mlflow.augment import mirrors, normalise
 from alexnet_mlflow.config import TrainConfig
 from alexnet_mlflow.data import Split, Splits
+from alexnet_mlflow.device import (
+    compute_in,
+    pick_precision,
+    random_state_of,
+    set_random_state,
+)
 from alexnet_mlflow.graph import Captured
 from alexnet_mlflow.malloc import keep_freed_memory
-from alexnet_mlflow.options import BadInput
 from alexnet_mlflow.recipe import RECIPES
 from alexnet_mlflow.score import score
 
@@ -123,28 +130,6 @@ class Sums(NamedTuple):
         self.sound.add_(torch.isfinite(self.loss))
 
 
-def pick_device(name: str) -> torch.device:
-    """`auto` is CUDA where there is one; BadInput where `cuda` is asked for and missing."""
-    available = torch.cuda.is_available()
-    if name == "cuda" and not available:
-        raise BadInput("--device cuda: torch finds no CUDA GPU here; use --device auto or cpu")
-    return torch.device("cuda" if available and name != "cpu" else "cpu")
-
-
-def pick_precision(name: str, device: torch.device) -> str:
-    """`auto` is bf16 on a GPU that has it, else fp32; BadInput for tf32 where there is no CUDA."""
-    if name == "tf32" and device.type != "cuda":
-        raise BadInput("--precision tf32 is for CUDA GPUs; use --precision auto, fp32 or bf16")
-    if name != "auto":
-        return name
-    return "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "fp32"
-
-
-def multiply_in(precision: str) -> None:
-    """How CUDA multiplies float32 from now on: in TF32, unless it is to be exact."""
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = precision != "fp32"
-
-
 def resident(split: Split, device: torch.device) -> tuple[Tensor, Tensor]:
     """A split's pictures (N, 3, 32, 32) uint8 and labels (N,) int64, on the device."""
     return torch.from_numpy(split.images).to(device), torch.from_numpy(split.labels).to(device)
@@ -201,20 +186,22 @@ def fit(
     epoch, step = 0, 0
     if resume is not None:
         epoch, step = _restore(resume, live)
-    random_state = _random_state(device)
+    random_state = random_state_of(device)
     precision = pick_precision(config.precision, device)
-    multiply_in(precision)
+    compute_in(precision, config.deterministic and device.type == "cuda")
     batches = _Batches(live, train, config, precision)
     while epoch < config.epochs:
         epoch += 1
-        _set_random_state(device, random_state)
+        set_random_state(device, random_state)
+        if rank := distributed.place().rank:  # a draw of its own, which no checkpoint needs to keep
+            torch.manual_seed(random.Random(f"{config.seed} {epoch} {rank}").getrandbits(63))
         started = time.perf_counter()
         done = _train_epoch(batches, config, epoch)
         trained = time.perf_counter()
         scores = score(averaged, *val)
         diverged_at = step + done.diverged_at if done.diverged_at else None
         step += done.steps
-        random_state = _random_state(device)
+        random_state = random_state_of(device)
         if not scores.finite:
             diverged_at = diverged_at or step
         yield EpochResult(
@@ -249,7 +236,10 @@ class _Batches:
         self.mirror = mirrors(len(self.images), config.seed, device)  # in even epochs
         self.mirrored = torch.zeros_like(self.mirror)  # in this epoch
         self.rows = torch.zeros(config.batch_size, dtype=torch.int64, device=device)
-        self.whole = Captured(lambda: self._learn(self.rows), live.generator)
+        self.here = distributed.place()
+        self.network = distributed.in_step(live.model)
+        alone = self.here.size == 1
+        self.whole = Captured(lambda: self._learn(self.rows), live.generator, capture=alone)
 
     def begin(self, epoch: int) -> Tensor:
         """A fresh order of the pictures, (N,) int64; the sums are zero again."""
@@ -271,19 +261,35 @@ class _Batches:
         live, labels = self.live, self.labels[chosen]
         mirrored = self.mirrored[chosen]
         pictures = normalise(self.recipe.augment(self.images[chosen], live.generator, mirrored))
+        mine, own = slice(None), len(chosen)
+        if self.here.size > 1:
+            mine, own = self._mine(len(chosen))
         logits, loss = train_step(
-            live.model, live.optimizer, pictures, labels, self.recipe.smoothing, self.precision
+            self.network, live.optimizer, pictures[mine], labels[mine], self.recipe.smoothing,
+            self.precision, weight=own * self.here.size / len(chosen),
         )
-        self.sums.add(logits, loss, labels)
+        self.sums.add(logits[:own], loss, labels[mine][:own])
+
+    def _mine(self, count: int) -> tuple[slice, int]:
+        """Which of a batch of `count` pictures this process learns from, and how many they are.
+
+        Where there are fewer pictures than processes, one goes through the network and counts
+        for nothing.
+        """
+        rank, size = self.here
+        own = len(range(rank, count, size))
+        return (slice(rank, None, size), own) if own else (slice(0, 1), 0)
 
 
 def _train_epoch(batches: _Batches, config: TrainConfig, epoch: int) -> Pass:
     """One pass over the pictures in a fresh order.
 
-    On a CPU it ends once the loss is not finite; a GPU is not asked before the pass is over.
+    On a CPU it ends once the loss is not finite; a GPU is not asked before the pass is over, nor
+    are several processes, which must end together.
     """
     live, recipe, sums = batches.live, batches.recipe, batches.sums
     chosen = batches.begin(epoch).split(config.batch_size)
+    looks = batches.images.device.type in LOOKS_EACH_STEP and batches.here.size == 1
     before, steps = (epoch - 1) * len(chosen), config.epochs * len(chosen)
     for step, rows in enumerate(chosen, before + 1):
         rate = recipe.lr_at(step - 1, steps, config.lr)
@@ -291,8 +297,11 @@ def _train_epoch(batches: _Batches, config: TrainConfig, epoch: int) -> Pass:
         batches.learn(rows)
         if recipe.averages(step):
             average(live.averaged, live.model, recipe.kept(step, steps))
-        if rows.device.type in LOOKS_EACH_STEP and not math.isfinite(sums.loss.item()):
+        if looks and not math.isfinite(sums.loss.item()):
             break
+    distributed.summed(sums.loss)
+    distributed.summed(sums.correct)
+    distributed.least(sums.sound)
     sound, done = int(sums.sound.item()), step - before
     diverged_at = sound + 1 if sound < done else None
     return Pass(sums.loss.item(), int(sums.correct.item()), done, diverged_at, rate)
@@ -300,12 +309,13 @@ def _train_epoch(batches: _Batches, config: TrainConfig, epoch: int) -> Pass:
 
 def train_step(
     model: nn.Module, optimizer: torch.optim.Optimizer, pictures: Tensor, labels: Tensor,
-    smoothing: float = 0.0, precision: str = "fp32",
+    smoothing: float = 0.0, precision: str = "fp32", weight: float = 1.0,
 ) -> tuple[Tensor, Tensor]:
     """Forward, loss, backward, step. Returns the detached logits (N, C) and mean loss ().
 
     The loss told is the plain cross entropy, also where smoothed labels are learnt from. With
-    precision bf16 layers multiply in it; weights, loss and update stay float32.
+    precision bf16 layers multiply in it; weights, loss and update stay float32. `weight` is that of
+    this loss among those of several processes.
     """
     optimizer.zero_grad(set_to_none=True)
     low = precision == "bf16"  # the cache of cast weights would outlive a captured step
@@ -314,7 +324,7 @@ def train_step(
     loss = goal = functional.cross_entropy(logits, labels)
     if smoothing:
         goal = functional.cross_entropy(logits, labels, label_smoothing=smoothing)
-    goal.backward()
+    (goal if weight == 1 else goal * weight).backward()
     optimizer.step()
     return logits.detach(), loss.detach()
 
@@ -339,19 +349,6 @@ def kept_weights(state: State) -> State:
     """The weights that were validated: the averaged ones where there are any."""
     weights: State = state["averaged" if "averaged" in state else "model"]
     return weights
-
-
-def _random_state(device: torch.device) -> State:
-    state = {"cpu": torch.get_rng_state()}
-    if device.type == "cuda":
-        state["cuda"] = torch.cuda.get_rng_state(device)
-    return state
-
-
-def _set_random_state(device: torch.device, state: State) -> None:
-    torch.set_rng_state(state["cpu"])
-    if device.type == "cuda" and "cuda" in state:
-        torch.cuda.set_rng_state(state["cuda"], device)
 
 
 def _state(epoch: int, step: int, live: Live, random_state: State) -> State:
@@ -379,5 +376,5 @@ def _restore(state: State, live: Live) -> tuple[int, int]:
         group.update(kept)
     if state["generator"].numel() == live.generator.get_state().numel():
         live.generator.set_state(state["generator"])  # a CPU's says nothing to a GPU's generator
-    _set_random_state(live.generator.device, state["random"])
+    set_random_state(live.generator.device, state["random"])
     return int(state["epoch"]), int(state["step"])

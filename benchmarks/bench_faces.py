@@ -28,8 +28,8 @@ from alexnet_mlflow.commands import PredictConfig
 from alexnet_mlflow.data import archive, ellipses
 from alexnet_mlflow.data.ellipses import Box, Photo
 from alexnet_mlflow.data.picture import MAX_BYTES, decode_whole
+from alexnet_mlflow.device import pick_device
 from alexnet_mlflow.stages import loaded
-from alexnet_mlflow.train import pick_device
 from benchmarks.record import told
 
 THRESHOLDS = (0.5, 0.9, 0.97, 0.99, 0.997, 0.999, 0.9997, 0.9999)

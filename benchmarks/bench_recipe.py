@@ -21,8 +21,9 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from alexnet_mlflow.config import OPTIMIZERS, DataConfig, TrainConfig
 from alexnet_mlflow.data import Splits, load
+from alexnet_mlflow.device import pick_device
 from alexnet_mlflow.model import build
-from alexnet_mlflow.train import better, fit, pick_device
+from alexnet_mlflow.train import better, fit
 from benchmarks.record import spread, told
 
 

@@ -9,7 +9,8 @@ process with
 (c) the report's way: PIL pictures through torchvision transforms in a DataLoader, an optimizer
     that is not fused, with each of the worker counts,
 (d) on a CPU: a training a core, side by side, with one thread each, all of them together: what two
-    trials on two cores take so, and what one after the other with all threads (`fit` itself).
+    trials on two cores take so, and what one after the other with all threads (`fit` itself),
+(e) on CUDA: `fit` with --deterministic.
 Pictures are noise: speed does not depend on what they show.
 """
 
@@ -67,10 +68,10 @@ class Pictures(torch.utils.data.Dataset):
         return self.transform(self.images[row]), int(self.labels[row])
 
 
-def config_of(optimizer: str, batch: int) -> TrainConfig:
+def config_of(optimizer: str, batch: int, deterministic: bool = False) -> TrainConfig:
     return TrainConfig(
         optimizer=optimizer, lr=RATES[optimizer], weight_decay=1e-4, momentum=0.9,
-        batch_size=batch, epochs=1, recipe="report", seed=0,
+        batch_size=batch, epochs=1, recipe="report", seed=0, deterministic=deterministic,
     )
 
 
@@ -114,9 +115,11 @@ def sgemm_gflops(device: torch.device) -> float:
     return times * 2 * MATRIX**3 / seconds_of(work, device) / 1e9
 
 
-def ours(optimizer: str, batch: int, device: torch.device, steps: int) -> float:
+def ours(
+    optimizer: str, batch: int, device: torch.device, steps: int, deterministic: bool = False
+) -> float:
     """images/s of one epoch of `fit`, after one that warms up."""
-    config = config_of(optimizer, batch)
+    config = config_of(optimizer, batch, deterministic)
     longer = TrainConfig(**{**vars(config), "epochs": 2})
     results = fit(build(CLASSES, 0), noise(batch * steps), longer, device)
     return [result.images_per_second for result in results][1]
@@ -223,6 +226,8 @@ def ratios_of(runs: list[dict[str, float]], flop: float) -> dict[str, list[float
     }
     if "report_0_workers" in ways:
         ratios["over_report_no_workers"] = [run["fit"] / run["report_0_workers"] for run in runs]
+    if "deterministic" in runs[0]:
+        ratios["deterministic_over_fit"] = [run["deterministic"] / run["fit"] for run in runs]
     if "side_by_side" in runs[0]:
         ratios["side_by_side_over_one_after_other"] = [
             run["side_by_side"] / run["fit"] for run in runs
@@ -243,6 +248,8 @@ def round_of(
         run[f"report_{count}_workers"] = reports(optimizer, batch, device, steps, count)
     if device.type == "cpu":
         run["side_by_side"] = side_by_side(optimizer, batch, steps)
+    else:
+        run["deterministic"] = ours(optimizer, batch, device, steps, deterministic=True)
     return {name: round(value, 1) for name, value in run.items()}
 
 

@@ -21,8 +21,9 @@ FIELDS = [item for config in CONFIGS for item in dataclasses.fields(config)]
 OPTIONS = {option_name(item.name) for item in FIELDS}
 # Options of other programs that the documents name.
 FOREIGN = {
-    "--build", "--detach", "--env-manager", "--fold", "--gpus", "--help", "--lists", "--report-lr",
-    "--report-weight-decay", "--rm", "--rounds", "--strong-lr", "--user",
+    "--build", "--detach", "--env-manager", "--fold", "--gpus", "--help", "--lists",
+    "--nproc-per-node", "--report-lr", "--report-weight-decay", "--rm", "--rounds", "--standalone",
+    "--strong-lr", "--user",
 }
 
 

@@ -42,6 +42,7 @@ def test_what_the_system_refuses(number: int, part: str) -> None:
      ("attempt to write a readonly database", "read-only"),
      ("unable to open database file", "cannot be opened"),
      ("[enforce fail] . PytorchStreamWriter failed writing file", "torch"),
+     ("[pair.cc:545] gloo/transport/tcp Connection reset by peer", "another process"),
      ("ERROR: could not extend file \"base/1\": No space left on device", "full disk")],
 )
 def test_what_only_words_tell(words: str, part: str) -> None:

@@ -22,17 +22,9 @@ from alexnet_mlflow.config import TrainConfig
 from alexnet_mlflow.data import Split, Splits
 from alexnet_mlflow.graph import Captured
 from alexnet_mlflow.model import build
-from alexnet_mlflow.options import BadInput
 from alexnet_mlflow.recipe import RECIPES
 from alexnet_mlflow.score import score
-from alexnet_mlflow.train import (
-    EpochResult,
-    fit,
-    kept_weights,
-    pick_device,
-    pick_precision,
-    resident,
-)
+from alexnet_mlflow.train import EpochResult, fit, kept_weights, resident
 
 CPU = torch.device("cpu")
 CLASSES = 3
@@ -353,12 +345,6 @@ def test_in_bfloat16_weights_stay_float32_and_it_learns(data: Splits) -> None:
     assert found[-1].train_loss == pytest.approx(expected[-1].train_loss, abs=0.05)
 
 
-def test_tf32_is_cuda_s() -> None:
-    with pytest.raises(BadInput, match="use --precision auto, fp32 or bf16"):
-        pick_precision("tf32", CPU)
-    assert pick_precision("auto", CPU) == "fp32" and pick_precision("bf16", CPU) == "bf16"
-
-
 @pytest.mark.gpu
 @needs_gpu
 @pytest.mark.parametrize("optimizer", ["sgd", "adam"])
@@ -551,23 +537,6 @@ def test_a_resident_split_is_the_split(data: Splits) -> None:
 
 
 # Devices
-
-
-@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA GPU here")
-def test_cuda_that_is_not_there_is_refused() -> None:
-    with pytest.raises(BadInput, match="--device cuda: .* use --device auto or cpu"):
-        pick_device("cuda")
-    assert pick_device("auto") == CPU
-
-
-def test_the_cpu_is_always_there() -> None:
-    assert pick_device("cpu") == CPU
-
-
-@pytest.mark.gpu
-@needs_gpu
-def test_auto_takes_the_gpu() -> None:
-    assert pick_device("auto").type == pick_device("cuda").type == "cuda"
 
 
 @pytest.mark.gpu

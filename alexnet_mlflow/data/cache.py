@@ -33,6 +33,7 @@ import PIL
 from alexnet_mlflow.data import memory
 from alexnet_mlflow.data.memory import folder
 from alexnet_mlflow.data.split import DataError, Decoded
+from alexnet_mlflow.disk import flush
 
 FORMAT = 2
 MANIFEST = "manifest.json"
@@ -185,15 +186,6 @@ def _place(draft: Path, entry: Path) -> None:
         if _intact(entry) is None:  # else another process was first, and wrote the same
             shutil.rmtree(entry, ignore_errors=True)
             os.rename(draft, entry)
-
-
-def flush(path: Path) -> None:
-    """Have the disk hold what was written to this file or folder. May raise OSError."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _sha256(path: Path) -> str:

@@ -35,9 +35,9 @@ from filelock import FileLock, Timeout
 from tqdm import tqdm
 from urllib3.exceptions import HTTPError, ReadTimeoutError
 
-from alexnet_mlflow.data.cache import flush
 from alexnet_mlflow.data.cifar10 import ARCHIVE, ARCHIVE_SHA256, PARQUET, SOURCES
 from alexnet_mlflow.data.split import DataError
+from alexnet_mlflow.disk import flush
 from alexnet_mlflow.signals import held
 
 LOCK = ".download.lock"

@@ -23,7 +23,7 @@ from alexnet_mlflow import checks, model, plots, registry
 from alexnet_mlflow.augment import mirrors
 from alexnet_mlflow.checks import Check, Verdict
 from alexnet_mlflow.compare import counted
-from alexnet_mlflow.config import RunConfig, TrainConfig
+from alexnet_mlflow.config import RunConfig, TrainConfig, parameters
 from alexnet_mlflow.data import Inspection, Splits, baselines, stratified_part
 from alexnet_mlflow.data.split import Split
 from alexnet_mlflow.models import load_model, model_classes
@@ -36,13 +36,6 @@ from alexnet_mlflow.train import EpochResult, divergence
 
 GRID_PICTURES = 12
 _MEASURED: dict[tuple[str, str], Mapping[str, tuple[int, int]]] = {}  # what `beside` knows
-# They differ from machine to machine, or hold a password.
-NOT_PARAMETERS = {
-    "data_dir", "device", "resume", "offline", "storage", "workers", "engine", "ray_address",
-    "study", "force",
-}
-
-
 @dataclass(frozen=True)
 class StageResult:
     """What a stage found, for the caller and for the last line of standard output."""
@@ -131,15 +124,6 @@ def tags_of(config: RunConfig, data: Splits) -> dict[str, object]:
         "seed": config.seed,
         "data_digest": data.digest,
         "git_commit": git_commit(),
-    }
-
-
-def parameters(config: Any) -> dict[str, object]:
-    """The config's values, without what differs from machine to machine."""
-    return {
-        item.name: getattr(config, item.name)
-        for item in dataclasses.fields(config)
-        if item.name not in NOT_PARAMETERS and getattr(config, item.name) is not None
     }
 
 

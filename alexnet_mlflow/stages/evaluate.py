@@ -35,13 +35,14 @@ from alexnet_mlflow.data import (
     slug,
 )
 from alexnet_mlflow.data.copies import exact_copies, rows_in
+from alexnet_mlflow.device import pick_device
 from alexnet_mlflow.evaluation import Evaluated, over_seeds
 from alexnet_mlflow.models import load_model, model_classes
 from alexnet_mlflow.options import BadInput
 from alexnet_mlflow.runs import FoundRun, LoggedModel, Tracker
 from alexnet_mlflow.score import BothWays, Scores, score_probabilities
 from alexnet_mlflow.stages import StageResult, beside, close, git_commit
-from alexnet_mlflow.train import pick_device, resident
+from alexnet_mlflow.train import resident
 
 # How a parameter's text becomes a value again, by the field's type.
 READ: dict[str, Callable[[str], Any]] = {

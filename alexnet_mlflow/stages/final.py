@@ -8,78 +8,71 @@ the curves are judged: a loss that rose fails, a gap or a best epoch at the end 
 
 With `seeds` above 1 that many are trained, with the seeds after `seed`, as children of one run that
 has their mean and interval. Resumed, it goes on with the seed that was interrupted.
+
+Started by torchrun, several processes share each batch (distributed.py).
 """
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import partial
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 
 import torch
 
-from alexnet_mlflow import checkpoint, checks, plots
+from alexnet_mlflow import checkpoint, checks, distributed, plots
 from alexnet_mlflow.augment import to_pixels
 from alexnet_mlflow.checks import Check, Verdict
 from alexnet_mlflow.compare import counted
-from alexnet_mlflow.config import FinalConfig, resolve
+from alexnet_mlflow.config import FinalConfig, parameters, resolve
 from alexnet_mlflow.data import Splits, load
+from alexnet_mlflow.device import pick_device
 from alexnet_mlflow.evaluation import over_seeds
 from alexnet_mlflow.model import AlexNet, Servable, build
-from alexnet_mlflow.options import BadInput, option_name
+from alexnet_mlflow.options import BadInput
 from alexnet_mlflow.progress import say, shown
 from alexnet_mlflow.recipe import RECIPES
+from alexnet_mlflow.resume import Progress, as_interrupted, checkpointed, progress_of, to_resume
 from alexnet_mlflow.runs import FoundRun, LoggedModel, Tracker
 from alexnet_mlflow.stages import (
-    NOT_PARAMETERS,
     StageResult,
     beside,
     close,
     judged,
     layer_lines,
     opened,
-    parameters,
     train_config,
 )
 from alexnet_mlflow.track import logged
-from alexnet_mlflow.train import (
-    EpochResult,
-    State,
-    better,
-    divergence,
-    fit,
-    kept_weights,
-    pick_device,
-)
+from alexnet_mlflow.train import EpochResult, divergence, fit
 
 BEST = ("best_val_accuracy", "best_val_loss", "best_epoch")
 EXAMPLES = 2  # pictures of the input example; with one, torch.export would fix the batch at 1
 
 
-@dataclass
-class Progress:
-    """What a final training has so far: all of it goes into the checkpoint."""
-
-    history: list[EpochResult] = field(default_factory=list)
-    best: EpochResult | None = None
-    best_weights: State = field(default_factory=dict)
-
-    def add(self, result: EpochResult) -> None:
-        """One more epoch; a copy of its weights is kept if it is the best so far."""
-        self.history.append(result)
-        if better(result, self.best):
-            self.best, self.best_weights = result, copy.deepcopy(kept_weights(result.state()))
-
-
 def run(config: FinalConfig, tracker: Tracker) -> StageResult:
     """Train, keep the best epoch, log the model. `fail` where the loss diverged or only rose."""
-    pick_device(config.device)  # a device that is not there is told before anything is read
-    return _one(config, tracker) if config.seeds == 1 else _seeds(config, tracker)
+    device = pick_device(config.device)  # one that is not there is told before anything is read
+    with distributed.joined(device):
+        result = _one(config, tracker) if config.seeds == 1 else _seeds(config, tracker)
+        distributed.passed_on(None)  # the others may leave
+        return result
+
+
+def follow(config: FinalConfig) -> None:
+    """What a process does that torchrun has started beside the first one: it trains what that one
+    trains, and neither tracks nor says anything."""
+    device = pick_device(config.device)
+    with distributed.joined(device):
+        while (order := distributed.passed_on()) is not None:
+            single = FinalConfig(**order["config"])
+            saved = checkpoint.load(checkpoint.path_of(order["resumed"]))["training"] \
+                if order["resumed"] else None
+            data = load(single)
+            net = build(len(data.classes), single.seed)
+            for _ in fit(net, data, train_config(single), device, saved):
+                pass
 
 
 def _one(
@@ -89,20 +82,23 @@ def _one(
     """One training. run_id: a run that was interrupted and whose checkpoint is not at hand."""
     device = pick_device(config.device)
     data = load(config)
-    resumed, found = _to_resume(config, tracker, data)
-    config = _as_interrupted(config, resumed) if resumed else _with_rates(config, tracker, data)
+    resumed, found = to_resume(config, tracker, data)
+    config = as_interrupted(config, resumed) if resumed else _with_rates(config, tracker, data)
     assert config.epochs is not None
+    processes = distributed.place().size
+    tags = {**(tags or {}), **({"processes": processes} if processes > 1 else {})}
     with opened(config, tracker, data, found or run_id, tags) as here:
         net = build(len(data.classes), config.seed)
         here.text(layer_lines(net), "layers.txt")
-        progress = _progress_of(resumed)
+        progress = progress_of(resumed)
         known = here.steps("train_loss") if found or run_id else set()
         for _ in logged(here, progress.history, known):
             pass  # checkpointed and not logged when the run was interrupted
         training = resumed["training"] if resumed else None
+        distributed.passed_on({"config": dataclasses.asdict(config), "resumed": resumed and found})
         results = fit(net, data, train_config(config), device, training)
         path = checkpoint.path_of(here.run_id) if here.run_id else None
-        kept = _kept(results, progress, config, data, path)
+        kept = checkpointed(results, progress, config, data, path)
         for _ in logged(here, shown(kept, config.epochs, f"final {config.optimizer}"), known):
             pass
         result = _closed(config, here, data, net, progress)
@@ -234,91 +230,6 @@ def _filled(config: FinalConfig, lr: float, decay: float) -> FinalConfig:
         lr=lr if config.lr is None else config.lr,
         weight_decay=decay if config.weight_decay is None else config.weight_decay,
     )
-
-
-def _kept(
-    results: Iterator[EpochResult],
-    progress: Progress,
-    config: FinalConfig,
-    data: Splits,
-    path: Path | None,
-) -> Iterator[EpochResult]:
-    """The same results; each joins the progress and, where it is time for one, a checkpoint."""
-    writer = checkpoint.Writer(path)
-    try:
-        for result in results:
-            progress.add(result)
-            if not result.diverged:
-                writer.offer(partial(_state_of, progress, config, data))
-            yield result
-    finally:
-        writer.wait()
-
-
-def _state_of(progress: Progress, config: FinalConfig, data: Splits) -> State:
-    """Everything a resumed run needs, as tensors, numbers, texts, dicts and lists."""
-    assert progress.best is not None
-    return {
-        "training": progress.history[-1].state(),
-        "history": [{"epoch": item.epoch, **item.figures} for item in progress.history],
-        "best_epoch": progress.best.epoch,
-        "best_weights": progress.best_weights,
-        "config": dataclasses.asdict(config),
-        "data_digest": data.digest,
-    }
-
-
-def _progress_of(state: State | None) -> Progress:
-    """The progress as the checkpoint has it; none for a fresh start."""
-    if state is None:
-        return Progress()
-    history = [
-        EpochResult(**row, diverged_at_step=None, state=dict) for row in state["history"]
-    ]
-    best = next(item for item in history if item.epoch == state["best_epoch"])
-    return Progress(history, best, state["best_weights"])
-
-
-def _to_resume(
-    config: FinalConfig, tracker: Tracker, data: Splits
-) -> tuple[State | None, str | None]:
-    """The checkpoint and the run that --resume names; None, None for a fresh start."""
-    if config.resume == "no":
-        return None, None
-    if config.resume != "last":
-        state = checkpoint.load(checkpoint.path_of(config.resume))
-        if difference := _difference(config, state, data):
-            raise BadInput(f"--resume={config.resume}: that run has {difference}")
-        if tracker.found(config.resume) is None:
-            raise BadInput(f"--resume={config.resume}: the tracking store has no such run")
-        return state, config.resume
-    for name in checkpoint.newest():
-        state = checkpoint.load(checkpoint.path_of(name))
-        if not _difference(config, state, data) and tracker.found(name):
-            return state, name
-    raise BadInput(
-        f"--resume: ./{checkpoint.FOLDER} holds no interrupted final run of {data.name} with "
-        f"{config.optimizer} and these settings: start it without --resume"
-    )
-
-
-def _difference(config: FinalConfig, state: State, data: Splits) -> str:
-    """What the interrupted run has otherwise than is asked for now; empty where nothing."""
-    if "config" not in state:
-        return "another stage: it is a trial of a search, which goes on with the search"
-    if state["data_digest"] != data.digest:
-        return "other pictures, or divided otherwise: give the data options it was started with"
-    for name, value in parameters(config).items():
-        before = state["config"].get(name, value)
-        if before != value:
-            return f"{option_name(name)}={before}, not {value}"
-    return ""
-
-
-def _as_interrupted(config: FinalConfig, state: State) -> FinalConfig:
-    """The interrupted run's config on today's machine."""
-    here = {name: getattr(config, name) for name in NOT_PARAMETERS & vars(config).keys()}
-    return FinalConfig(**{**state["config"], **here})
 
 
 def _closed(

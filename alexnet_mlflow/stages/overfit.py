@@ -12,12 +12,13 @@ import dataclasses
 from alexnet_mlflow import checks, plots, probes
 from alexnet_mlflow.config import OverfitConfig, resolve
 from alexnet_mlflow.data import load, stratified_part
+from alexnet_mlflow.device import pick_device
 from alexnet_mlflow.model import build
 from alexnet_mlflow.progress import shown
 from alexnet_mlflow.runs import Tracker
 from alexnet_mlflow.stages import StageResult, judged, opened, train_config
 from alexnet_mlflow.track import logged
-from alexnet_mlflow.train import EpochResult, fit, pick_device
+from alexnet_mlflow.train import EpochResult, fit
 
 SHARE = 10  # a tenth of the training pictures, where the preset names no number
 

@@ -24,11 +24,11 @@ from alexnet_mlflow import detect
 from alexnet_mlflow.commands import PredictConfig
 from alexnet_mlflow.data import archive, picture
 from alexnet_mlflow.data.decoding import Job, decode_all
+from alexnet_mlflow.device import pick_device
 from alexnet_mlflow.options import BadInput
 from alexnet_mlflow.progress import say
 from alexnet_mlflow.score import score_probabilities
 from alexnet_mlflow.stages import Loaded, StageResult, loaded
-from alexnet_mlflow.train import pick_device
 
 FACE = "face"  # the class that --faces looks for
 

@@ -27,13 +27,13 @@ from alexnet_mlflow.candidates import (
     row,
 )
 from alexnet_mlflow.compare import Paired, counted
-from alexnet_mlflow.config import PromoteConfig
+from alexnet_mlflow.config import PromoteConfig, parameters
 from alexnet_mlflow.contest import Decision
 from alexnet_mlflow.data import slug
 from alexnet_mlflow.options import AUTO, BadInput
 from alexnet_mlflow.registry import Version
 from alexnet_mlflow.runs import FoundRun, Tracker
-from alexnet_mlflow.stages import StageResult, close, git_commit, parameters
+from alexnet_mlflow.stages import StageResult, close, git_commit
 
 HEAD_TAGS = ("optimizer", "seed", "recipe", "data_digest")
 KEPT_TAGS = (*HEAD_TAGS, "trained_on", "test_digest", "git_commit", "final_run")

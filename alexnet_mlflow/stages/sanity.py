@@ -14,6 +14,7 @@ import math
 from alexnet_mlflow import checks, probes
 from alexnet_mlflow.config import SanityConfig, resolve
 from alexnet_mlflow.data import Splits, inspect, load, stratified_part
+from alexnet_mlflow.device import pick_device
 from alexnet_mlflow.model import build
 from alexnet_mlflow.progress import say, shown
 from alexnet_mlflow.runs import Tracker
@@ -27,7 +28,7 @@ from alexnet_mlflow.stages import (
     train_config,
 )
 from alexnet_mlflow.track import logged
-from alexnet_mlflow.train import fit, pick_device
+from alexnet_mlflow.train import fit
 
 # Of CIFAR-10's 45,000 pictures these take half a minute on two cores, all of them four (computed).
 EPOCH_PICTURES, VAL_PICTURES = 5000, 1000

@@ -24,8 +24,9 @@ import torch
 
 from alexnet_mlflow import checkpoint, checks, engines, findings, gate
 from alexnet_mlflow.checks import Check
-from alexnet_mlflow.config import SearchConfig, resolve
+from alexnet_mlflow.config import SearchConfig, parameters, resolve
 from alexnet_mlflow.data import Splits, load
+from alexnet_mlflow.device import pick_device
 from alexnet_mlflow.model import AlexNet, build
 from alexnet_mlflow.options import BadInput
 from alexnet_mlflow.progress import Trials, say
@@ -38,13 +39,12 @@ from alexnet_mlflow.stages import (
     check_batch,
     close,
     opened,
-    parameters,
     tags_of,
     train_config,
 )
 from alexnet_mlflow.storage import told, url_of
 from alexnet_mlflow.study import Claim, Filled, Slot, Study, name_of, pause
-from alexnet_mlflow.train import fit, pick_device
+from alexnet_mlflow.train import fit
 from alexnet_mlflow.trial import Training
 
 OTHER_SEEDS = 1000  # the repeats of a search do not share a seed with the final trainings

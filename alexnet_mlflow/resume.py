@@ -1,0 +1,120 @@
+"""What an interrupted final training is gone on with: its progress, in a checkpoint, and which one.
+
+A checkpoint is written before its epoch is logged: what was not logged is logged on resuming.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+from alexnet_mlflow import checkpoint
+from alexnet_mlflow.config import NOT_PARAMETERS, FinalConfig, parameters
+from alexnet_mlflow.data import Splits
+from alexnet_mlflow.options import BadInput, option_name
+from alexnet_mlflow.runs import Tracker
+from alexnet_mlflow.train import EpochResult, State, better, kept_weights
+
+
+@dataclass
+class Progress:
+    """What a final training has so far: all of it goes into the checkpoint."""
+
+    history: list[EpochResult] = field(default_factory=list)
+    best: EpochResult | None = None
+    best_weights: State = field(default_factory=dict)
+
+    def add(self, result: EpochResult) -> None:
+        """One more epoch; a copy of its weights is kept if it is the best so far."""
+        self.history.append(result)
+        if better(result, self.best):
+            self.best, self.best_weights = result, copy.deepcopy(kept_weights(result.state()))
+
+
+def checkpointed(
+    results: Iterator[EpochResult],
+    progress: Progress,
+    config: FinalConfig,
+    data: Splits,
+    path: Path | None,
+) -> Iterator[EpochResult]:
+    """The same results; each joins the progress and, where it is time for one, a checkpoint."""
+    writer = checkpoint.Writer(path)
+    try:
+        for result in results:
+            progress.add(result)
+            if not result.diverged:
+                writer.offer(partial(_state_of, progress, config, data))
+            yield result
+    finally:
+        writer.wait()
+
+
+def _state_of(progress: Progress, config: FinalConfig, data: Splits) -> State:
+    """Everything a resumed run needs, as tensors, numbers, texts, dicts and lists."""
+    assert progress.best is not None
+    return {
+        "training": progress.history[-1].state(),
+        "history": [{"epoch": item.epoch, **item.figures} for item in progress.history],
+        "best_epoch": progress.best.epoch,
+        "best_weights": progress.best_weights,
+        "config": dataclasses.asdict(config),
+        "data_digest": data.digest,
+    }
+
+
+def progress_of(state: State | None) -> Progress:
+    """The progress as the checkpoint has it; none for a fresh start."""
+    if state is None:
+        return Progress()
+    history = [
+        EpochResult(**row, diverged_at_step=None, state=dict) for row in state["history"]
+    ]
+    best = next(item for item in history if item.epoch == state["best_epoch"])
+    return Progress(history, best, state["best_weights"])
+
+
+def to_resume(
+    config: FinalConfig, tracker: Tracker, data: Splits
+) -> tuple[State | None, str | None]:
+    """The checkpoint and the run that --resume names; None, None for a fresh start."""
+    if config.resume == "no":
+        return None, None
+    if config.resume != "last":
+        state = checkpoint.load(checkpoint.path_of(config.resume))
+        if difference := _difference(config, state, data):
+            raise BadInput(f"--resume={config.resume}: that run has {difference}")
+        if tracker.found(config.resume) is None:
+            raise BadInput(f"--resume={config.resume}: the tracking store has no such run")
+        return state, config.resume
+    for name in checkpoint.newest():
+        state = checkpoint.load(checkpoint.path_of(name))
+        if not _difference(config, state, data) and tracker.found(name):
+            return state, name
+    raise BadInput(
+        f"--resume: ./{checkpoint.FOLDER} holds no interrupted final run of {data.name} with "
+        f"{config.optimizer} and these settings: start it without --resume"
+    )
+
+
+def _difference(config: FinalConfig, state: State, data: Splits) -> str:
+    """What the interrupted run has otherwise than is asked for now; empty where nothing."""
+    if "config" not in state:
+        return "another stage: it is a trial of a search, which goes on with the search"
+    if state["data_digest"] != data.digest:
+        return "other pictures, or divided otherwise: give the data options it was started with"
+    for name, value in parameters(config).items():
+        before = state["config"].get(name, value)
+        if before != value:
+            return f"{option_name(name)}={before}, not {value}"
+    return ""
+
+
+def as_interrupted(config: FinalConfig, state: State) -> FinalConfig:
+    """The interrupted run's config on today's machine."""
+    here = {name: getattr(config, name) for name in NOT_PARAMETERS & vars(config).keys()}
+    return FinalConfig(**{**state["config"], **here})

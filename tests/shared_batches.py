@@ -1,0 +1,69 @@
+"""One of several processes that train together; test_distributed.py starts it with torchrun.
+
+    torchrun ... tests/shared_batches.py FOLDER '{"optimizer": "sgd", ...}'
+
+The first process leaves its history and weights in the folder, the others their weights.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from alexnet_mlflow import distributed
+from alexnet_mlflow.config import TrainConfig
+from alexnet_mlflow.data import Split, Splits
+from alexnet_mlflow.model import build
+from alexnet_mlflow.train import fit
+
+CLASSES, TRAINED, BATCH = 3, 21, 10  # the last batch of an epoch is of one picture
+
+
+def split(name: str, count: int, seed: int) -> Split:
+    """Noise whose class is the channel that is brighter than the others."""
+    rng = np.random.default_rng(seed)
+    labels = np.arange(count, dtype=np.int64) % CLASSES
+    images = rng.integers(0, 100, (count, 3, 32, 32), dtype=np.uint8)
+    images[np.arange(count), labels] += 100
+    ids = np.arange(count).astype(str)
+    return Split(name, images, labels, ids, ids)
+
+
+def pictures() -> Splits:
+    return Splits(
+        name="noise", title="Noise", classes=("red", "green", "blue"),
+        train=split("train", TRAINED, 0), val=split("val", 31, 1),
+        source="nowhere", digest="0" * 64, counts={}, skipped=0,
+    )
+
+
+def trained(settings: dict[str, Any], dropout: float) -> tuple[list[dict[str, Any]], Any]:
+    """The figures of each epoch, and the weights."""
+    config = TrainConfig(weight_decay=1e-3, momentum=0.9, batch_size=BATCH, seed=5, **settings)
+    model = build(CLASSES, 0, dropout)
+    history = [
+        {**result.figures, "diverged_at": result.diverged_at_step}
+        for result in fit(model, pictures(), config, torch.device("cpu"))
+    ]
+    return history, {name: weight.detach() for name, weight in model.state_dict().items()}
+
+
+def main(folder: Path, settings: dict[str, Any], dropout: float) -> None:
+    torch.set_num_threads(1)
+    with distributed.joined(torch.device("cpu")):
+        told = distributed.passed_on([settings, 0.1] if not distributed.place().rank else None)
+        assert told == [settings, 0.1], "what the first process gives arrives as it is"
+        history, weights = trained(settings, dropout)
+        place = distributed.place()
+        assert place == distributed.started() and place.size > 1
+    torch.save(weights, folder / f"{place.rank}.pt")
+    (folder / f"{place.rank}.json").write_text(json.dumps(history))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), json.loads(sys.argv[2]), float(sys.argv[3]))

@@ -1,0 +1,33 @@
+"""What is flushed is a file or a folder; what is not there is an error."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from alexnet_mlflow.disk import flush
+
+
+def test_a_file_and_a_folder_reach_the_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("x")
+    flushed, fsync = list[str](), os.fsync
+
+    def told(handle: int) -> None:
+        flushed.append(os.readlink(f"/proc/self/fd/{handle}"))
+        fsync(handle)
+
+    monkeypatch.setattr(os, "fsync", told)
+    before = len(os.listdir("/proc/self/fd"))
+    flush(tmp_path / "file")
+    flush(tmp_path)
+    assert flushed == [str(tmp_path / "file"), str(tmp_path)]
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_what_is_not_there_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        flush(tmp_path / "gone")

@@ -1,0 +1,130 @@
+"""What a checkpoint holds of a final training, and which one `--resume` means."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from alexnet_mlflow import checkpoint
+from alexnet_mlflow.config import FinalConfig, TrainConfig
+from alexnet_mlflow.data import Splits
+from alexnet_mlflow.model import AlexNet, build
+from alexnet_mlflow.options import BadInput
+from alexnet_mlflow.resume import Progress, as_interrupted, checkpointed, progress_of, to_resume
+from alexnet_mlflow.runs import FoundRun, NullTracker
+from alexnet_mlflow.train import EpochResult, fit
+from tests.shared_batches import pictures
+
+DATA = pictures()
+CONFIG = FinalConfig(dataset="noise", lr=0.01, weight_decay=1e-4, epochs=3, batch_size=10)
+
+
+class Knows(NullTracker):
+    """A store that has the runs of these ids."""
+
+    def __init__(self, *names: str) -> None:
+        self.names = names
+
+    def found(self, run_id: str) -> FoundRun | None:
+        return FoundRun(run_id, {}, {}, {}) if run_id in self.names else None
+
+
+def epochs(net: AlexNet, count: int = 3) -> Iterator[EpochResult]:
+    config = TrainConfig(
+        optimizer="sgd", lr=0.01, weight_decay=1e-4, momentum=0.9, batch_size=10, epochs=count,
+        recipe="plain", seed=0,
+    )
+    return fit(net, DATA, config, torch.device("cpu"))
+
+
+def interrupted(name: str, config: FinalConfig = CONFIG, data: Splits = DATA) -> Progress:
+    """Leave the checkpoint of a training of two epochs under this run id."""
+    progress = Progress()
+    kept = checkpointed(epochs(build(3, 0), 2), progress, config, data, checkpoint.path_of(name))
+    with torch.random.fork_rng(devices=[]):
+        for _ in kept:
+            pass
+    return progress
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(checkpoint, "SECONDS_BETWEEN", 0)
+
+
+def test_the_best_epochs_weights_are_a_copy() -> None:
+    net, progress, seen = build(3, 0), Progress(), []
+    with torch.random.fork_rng(devices=[]):
+        for result in epochs(net):
+            progress.add(result)
+            seen.append({name: weight.clone() for name, weight in net.state_dict().items()})
+    assert progress.best is not None and len(progress.history) == 3
+    best = max(progress.history, key=lambda one: (one.val_accuracy, -one.val_loss))
+    assert progress.best is best
+    for name, weight in seen[best.epoch - 1].items():
+        assert torch.equal(progress.best_weights[name], weight)
+
+
+def test_the_progress_is_read_back_as_it_was() -> None:
+    left = interrupted("a1")
+    state, name = to_resume(_resuming("last"), Knows("a1"), DATA)
+    assert name == "a1" and state is not None
+    found = progress_of(state)
+    assert [one.figures for one in found.history] == [one.figures for one in left.history][
+        : len(found.history)
+    ]
+    assert found.best is not None and found.best in found.history
+    assert state["training"]["epoch"] == len(found.history) and found.best_weights
+    assert progress_of(None) == Progress()
+
+
+def _resuming(name: str, **changes: object) -> FinalConfig:
+    return FinalConfig(**{**vars(CONFIG), "resume": name, **changes})
+
+
+def test_a_fresh_start_reads_nothing() -> None:
+    interrupted("a1")
+    assert to_resume(CONFIG, Knows("a1"), DATA) == (None, None)
+
+
+def test_last_is_the_newest_that_fits_and_is_in_the_store() -> None:
+    interrupted("a1")
+    interrupted("b2", _resuming("no", lr=0.5))
+    interrupted("c3")
+    assert checkpoint.newest() == ["c3", "b2", "a1"]
+    assert to_resume(_resuming("last"), Knows("a1", "b2", "c3"), DATA)[1] == "c3"
+    assert to_resume(_resuming("last"), Knows("a1", "b2"), DATA)[1] == "a1"
+    assert to_resume(_resuming("last", lr=0.5), Knows("a1", "b2"), DATA)[1] == "b2"
+    with pytest.raises(BadInput, match="holds no interrupted final run of noise with sgd"):
+        to_resume(_resuming("last", epochs=9), Knows("a1", "b2", "c3"), DATA)
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"lr": 0.5}, r"that run has --lr=0\.01, not 0\.5"),
+        ({"deterministic": True}, "that run has --deterministic=False, not True"),
+    ],
+)
+def test_a_named_one_that_was_started_otherwise_is_refused(
+    changes: dict[str, object], told: str
+) -> None:
+    interrupted("a1")
+    with pytest.raises(BadInput, match=told):
+        to_resume(_resuming("a1", **changes), Knows("a1"), DATA)
+    with pytest.raises(BadInput, match="the tracking store has no such run"):
+        to_resume(_resuming("a1"), Knows(), DATA)
+
+
+def test_it_goes_on_with_its_own_settings_on_todays_machine() -> None:
+    interrupted("a1")
+    today = _resuming("a1", lr=None, weight_decay=None, data_dir="elsewhere", device="cpu")
+    state, _ = to_resume(today, Knows("a1"), DATA)
+    assert state is not None
+    found = as_interrupted(today, state)
+    assert (found.lr, found.weight_decay, found.epochs) == (0.01, 1e-4, 3)
+    assert (found.data_dir, found.device, found.resume) == ("elsewhere", "cpu", "a1")
