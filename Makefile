@@ -41,9 +41,9 @@ ui: $(READY)  ## Open the runs in the MLflow UI, http://127.0.0.1:5000
 server: $(READY)  ## Serve MLflow for a team, with PostgreSQL and a login, until Ctrl-C
 	$(BIN)/alexnet-mlflow server
 
-# A file of tests at a time on each core, torch with one thread.
+# A file of tests at a time on each core (tests/conftest.py), torch with one thread.
 test: $(READY)  ## Run the tests
-	OMP_NUM_THREADS=1 $(BIN)/pytest -q -n auto --dist loadfile --ignore=tests/reliability
+	OMP_NUM_THREADS=1 $(BIN)/pytest -q -n auto --dist loadgroup --ignore=tests/reliability
 
 test-reliability: $(READY)  ## Run the long tests of faults: full disks, hostile parameters
 	OMP_NUM_THREADS=1 $(BIN)/pytest -q -n auto tests/reliability

@@ -24,6 +24,16 @@ from alexnet_mlflow.stages import StageResult
 EACH = 32  # pictures a class
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """A file of tests at a time on each core, and all files that look at one run of the whole
+    protocol on the same core, so that it is run once."""
+    whole = {item.path for item in items if "babysat" in getattr(item, "fixturenames", ())}
+    for item in items:
+        group = "babysat" if item.path in whole else str(item.path)
+        item.add_marker(pytest.mark.xdist_group(group))
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _quiet() -> None:
     os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"

@@ -21,10 +21,13 @@ from alexnet_mlflow.runs import PROCESS, SYNCED_FROM
 from alexnet_mlflow.track import connect
 
 KILLED = """
-import os, signal
+import os, signal, time
+from mlflow import MlflowClient
 from alexnet_mlflow.track import connect
 with connect().child("parent", {"stage": "search"}) as parent:
     parent.metrics({"loss": 1.0}, 1)
+    while not MlflowClient().get_metric_history(parent.run_id, "loss"):
+        time.sleep(0.01)  # it is on its way from the journal
     with parent.child("trial", {"stage": "trial"}):
         os.kill(os.getpid(), signal.SIGKILL)
 """
