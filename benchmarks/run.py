@@ -41,7 +41,7 @@ BENCHMARKS = {
     "bench_data": Benchmark("--rounds 5", "--rounds 3"),
     "bench_tracking": Benchmark("--epochs 20 --trials 10", "--epochs 10 --trials 3 --pictures 64"),
     "bench_start": Benchmark("--rounds 5", "--rounds 3"),
-    "bench_search": Benchmark("--rounds 3 --trials 12 --fine-trials 6 --epochs 6"),
+    "bench_search": Benchmark("--rounds 3 --trials 6 --fine-trials 3 --epochs 5"),
     "bench_recipe": Benchmark(
         "--optimizer adam --batch-size 64 --epochs 3 --report-weight-decay 1.1e-4 "
         "--report-lr 0.001 --strong-lr 0.001", None, ("cpu", "cuda"),
