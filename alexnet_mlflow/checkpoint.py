@@ -12,6 +12,7 @@ nothing in it can run code.
 from __future__ import annotations
 
 import logging
+import math
 import os
 import shutil
 import threading
@@ -68,12 +69,13 @@ class Writer:
     """Writes checkpoints in a thread: one at a time, SECONDS_BETWEEN apart at least.
 
     Python waits for the thread when it ends, whatever ends it, so that a signal loses nothing.
+    `at_once`: the first state that is offered is written; else the time begins now.
     """
 
-    def __init__(self, path: Path | None) -> None:
+    def __init__(self, path: Path | None, at_once: bool = True) -> None:
         self.path = path
         self._thread: threading.Thread | None = None
-        self._began = -SECONDS_BETWEEN
+        self._began = -math.inf if at_once else time.monotonic()
         self._error: Exception | None = None
 
     def offer(self, state: Callable[[], dict[str, Any]]) -> bool:

@@ -7,7 +7,6 @@ checkpoint has been logged, so that no metric is lost; what was logged is not lo
 from __future__ import annotations
 
 import dataclasses
-import time
 from typing import Any
 
 from alexnet_mlflow import checkpoint
@@ -15,9 +14,7 @@ from alexnet_mlflow.config import SearchConfig
 from alexnet_mlflow.progress import Trials
 from alexnet_mlflow.runs import Tracker
 from alexnet_mlflow.study import Claim, Curve
-from alexnet_mlflow.train import EpochResult, better, divergence
-
-SECONDS_BETWEEN_CHECKPOINTS = 20.0  # a state is 0.25 GB: written each epoch it would cost a tenth
+from alexnet_mlflow.train import EpochResult, State, better, divergence
 
 
 class Training:
@@ -37,7 +34,8 @@ class Training:
             for row in (saved["history"] if saved else [])
         ]
         self.logged = here.steps("train_loss") if resumed else set()
-        self.saved_at = time.monotonic()
+        # Most trials have ended before there is anything worth 0.25 GB.
+        self.writer = checkpoint.Writer(self.path, at_once=False)
         self.outcome = self._outcome()
         self.lost = bool(self.history) and not claim.report(self.curve)  # another has the slot
 
@@ -67,17 +65,17 @@ class Training:
         if self.outcome != "running":
             self.state = result.state() if self.outcome == "pruned" else None
             return True
-        if time.monotonic() - self.saved_at >= SECONDS_BETWEEN_CHECKPOINTS:
-            self.state = result.state()
-            self.save()
+        self.writer.offer(lambda: self._kept(result.state()))
         return False
 
     def save(self) -> None:
-        """Write the state, for whoever goes on."""
+        """Write the state at which it stopped, for whoever goes on."""
         if self.path:
-            rows = [{"epoch": item.epoch, **item.figures} for item in self.history]
-            checkpoint.save(self.path, {"training": self.state, "history": rows})
-            self.saved_at = time.monotonic()
+            checkpoint.save(self.path, self._kept(self.state))
+
+    def _kept(self, state: State | None) -> dict[str, Any]:
+        rows = [{"epoch": item.epoch, **item.figures} for item in self.history]
+        return {"training": state, "history": rows}
 
     def found(self) -> dict[str, Any]:
         """The result, as the record keeps it; its main figures stand on the trial's run."""

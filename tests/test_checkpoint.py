@@ -343,6 +343,14 @@ def test_a_writer_leaves_time_between_two(path: Path, monkeypatch: pytest.Monkey
     assert not checkpoint.Writer(None).offer(lambda: state())
 
 
+def test_a_writer_may_begin_with_its_time(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    writer = checkpoint.Writer(path, at_once=False)
+    assert not writer.offer(lambda: state(1.0)) and not path.exists()
+    monkeypatch.setattr(checkpoint, "SECONDS_BETWEEN", 0)
+    assert writer.offer(lambda: state(1.0))
+    writer.wait()
+
+
 def test_a_writer_that_could_not_write_says_so(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
-from alexnet_mlflow import checkpoint, trial
+from alexnet_mlflow import checkpoint
 from alexnet_mlflow.config import SearchConfig
 from alexnet_mlflow.progress import Trials
 from alexnet_mlflow.runs import Tracker
@@ -38,14 +38,16 @@ def training(claim: Claim, here: Tracker, resumed: bool = False) -> Training:
 def test_a_trial_goes_on_from_its_checkpoint_and_logs_each_epoch_once(
     store: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(trial, "SECONDS_BETWEEN_CHECKPOINTS", 0)
+    monkeypatch.setattr(checkpoint, "SECONDS_BETWEEN", 0)
     with Study(url_of(""), "it", {}) as study:
         claim = study.claim([SLOT])
         assert claim
         with connect().child("trial", {}) as here:
             first = training(claim, here)
             assert first.state is None
-            assert not first.passed(epoch(1)) and not first.passed(epoch(2, 0.8))
+            for result in (epoch(1), epoch(2, 0.8)):
+                assert not first.passed(result)
+                first.writer.wait()
             here.metrics(epoch(3).figures, 3)  # logged, and killed before the checkpoint
             second = training(claim, here, resumed=True)
             assert second.state == {"epoch": 2, "step": 2} and len(second.history) == 2

@@ -18,9 +18,8 @@ from tests.stages.test_search import rows_of
 KILLS = int(os.environ.get("ALEXNET_KILLS", "4"))
 SEARCH = """
 import sys
-from alexnet_mlflow import cli
-from alexnet_mlflow import trial
-trial.SECONDS_BETWEEN_CHECKPOINTS = 0  # after every epoch
+from alexnet_mlflow import checkpoint, cli
+checkpoint.SECONDS_BETWEEN = 0  # after every epoch
 sys.exit(cli.main(sys.argv[1:]))
 """
 
