@@ -1,13 +1,13 @@
 """Very many picture files -> pixels, with every core, in order, and with progress to look at.
 
-Chosen: for ALONE_SECONDS pictures are decoded right here; if there are more, worker processes are
-started, a core each, that are fed through pipes. Threads would be simpler, but Python's lock lets
-only photos be decoded side by side: pictures of 32x32 take twice as long with two threads as with
-one (measured). A worker is a fresh interpreter, neither a fork (other threads may run
-here) nor one of multiprocessing (which would run the caller's script again). It ends when its pipe
-does, so that nothing is left behind however this process ends. A picture that brings a worker down
-is found by decoding its neighbours one by one, and is then as corrupt as any other. What comes out
-does not depend on the number of workers.
+Chosen: for ALONE_SECONDS pictures are decoded right here; if there are more, and they are not small
+ones on two cores, worker processes are started, a core each, that are fed through pipes. Threads
+would be simpler, but Python's lock lets only photos be decoded side by side: pictures of 32x32 take
+twice as long with two threads as with one (measured). A worker is a fresh interpreter, neither a
+fork (other threads may run here) nor one of multiprocessing (which would run the caller's script
+again). It ends when its pipe does, so that nothing is left behind however this process ends. A
+picture that brings a worker down is found by decoding its neighbours one by one, and is then as
+corrupt as any other. What comes out does not depend on the number of workers.
 
 Left out: a limit on the time a picture may take.
 """
@@ -40,6 +40,8 @@ from alexnet_mlflow.data.picture import Known, decode, fault
 from alexnet_mlflow.data.split import SIDE, DataError, Facts, Images, Integers
 
 ALONE_SECONDS = 0.3  # as long as it takes to start workers (measured)
+# Feeding workers takes a core: with two, pictures this quick (a second) are decoded faster without.
+BUSY_CORES, QUICK = 2, 5000
 WORKERS = 16  # more than these are fed by one process no faster
 CHUNK = 32  # pictures a task
 FEW = 4  # pictures at a time, as long as this process is alone
@@ -130,11 +132,17 @@ def _bar(count: int) -> tqdm[NoReturn]:
 
 def _decoded(jobs: Iterator[Job]) -> Results:
     """The jobs in their order, with what becomes of them: here, and soon by workers."""
-    until = time.monotonic() + ALONE_SECONDS
-    yield from _alone(jobs, lambda: time.monotonic() < until)
+    until, done = time.monotonic() + ALONE_SECONDS, 0
+    for chunk, batch in _alone(jobs, lambda: time.monotonic() < until):
+        done += len(chunk)
+        yield chunk, batch
+    cores = len(os.sched_getaffinity(0))
+    if cores <= BUSY_CORES and done > QUICK * ALONE_SECONDS:
+        yield from _alone(jobs, lambda: True)
+        return
     if (job := next(jobs, None)) is None:
         return
-    with closing(Crew(min(WORKERS, len(os.sched_getaffinity(0))))) as crew:
+    with closing(Crew(min(WORKERS, cores))) as crew:
         rest = chain([job], jobs)
         yield from _alone(rest, lambda: not crew.ready())
         yield from _together(rest, crew)

@@ -181,6 +181,31 @@ def test_every_core_is_used(workers: None) -> None:
         decode_all(found(), 1, False)
 
 
+@pytest.mark.parametrize(("cores", "rate", "started"), [(2, 0, 0), (2, 10**9, 1), (3, 0, 1)])
+def test_small_pictures_on_two_cores_are_decoded_without_workers(
+    monkeypatch: pytest.MonkeyPatch, cores: int, rate: float, started: int
+) -> None:
+    """Where so many a second were decoded in the time for which this process is alone."""
+    made = []
+
+    class Counted(Crew):
+        def __init__(self, size: int) -> None:
+            made.append(size)
+            super().__init__(1)
+
+    monkeypatch.setattr(decoding, "Crew", Counted)
+    monkeypatch.setattr(decoding, "ALONE_SECONDS", 1e-6)  # a few pictures
+    monkeypatch.setattr(decoding, "QUICK", rate)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(cores)))
+    times = iter([0.0, 0.0] + [1.0] * 100)  # the clock is asked once more before the time is up
+    monkeypatch.setattr(time, "monotonic", lambda: next(times, 2.0))
+    files = raws(20)
+    found, *_ = decode_all(jobs(files), len(files), False)
+    assert len(made) == started and made == [cores] * started
+    for row, raw in enumerate(files):
+        assert np.array_equal(found[row], decode(raw)[0])
+
+
 # Workers that die: these decode as others do, but for a file that says how to end.
 
 DYING = """
