@@ -30,7 +30,7 @@ def split(name: str, count: int, seed: int) -> Split:
     labels = np.arange(count, dtype=np.int64) % CLASSES
     images = rng.integers(0, 100, (count, 3, 32, 32), dtype=np.uint8)
     images[np.arange(count), labels] += 100
-    ids = np.arange(count).astype(str)
+    ids = np.array([f"{name}/{row:05d}" for row in range(count)])
     return Split(name, images, labels, ids, ids)
 
 

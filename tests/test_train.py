@@ -19,12 +19,13 @@ from torchvision.transforms.v2 import functional as torchvision
 from alexnet_mlflow import checkpoint, train
 from alexnet_mlflow.augment import IMAGENET_MEAN, IMAGENET_STD, draw
 from alexnet_mlflow.config import TrainConfig
-from alexnet_mlflow.data import Split, Splits
+from alexnet_mlflow.data import Splits
 from alexnet_mlflow.graph import Captured
 from alexnet_mlflow.model import build
 from alexnet_mlflow.recipe import RECIPES
 from alexnet_mlflow.score import score
 from alexnet_mlflow.train import EpochResult, fit, kept_weights, resident
+from tests.shared_batches import split
 
 CPU = torch.device("cpu")
 CLASSES = 3
@@ -35,16 +36,6 @@ Network = Callable[..., nn.Module]
 needs_gpu = pytest.mark.skipif(
     not torch.cuda.is_available(), reason="torch finds no CUDA GPU on this machine"
 )
-
-
-def split(name: str, count: int, seed: int) -> Split:
-    """Noise whose class is the channel that is brighter than the others."""
-    rng = np.random.default_rng(seed)
-    labels = np.arange(count, dtype=np.int64) % CLASSES
-    images = rng.integers(0, 100, (count, 3, 32, 32), dtype=np.uint8)
-    images[np.arange(count), labels] += 100
-    ids = np.array([f"{name}/{row:05d}" for row in range(count)])
-    return Split(name, images, labels, ids, ids)
 
 
 @pytest.fixture(scope="module")
