@@ -110,6 +110,7 @@ def test_it_prints_a_table_and_a_record(name: str) -> None:
     assert record["ratios"] or name == "bench_scale", "of one number nothing is said"
 
 
+@LONG
 def test_the_loop_of_processes_finds_the_winner_of_the_exhaustive_search() -> None:
     [found] = read(tiny("bench_search").stdout)["runs"]
     same = ("epochs_spent", "best_val_accuracy", "best_lr", "best_weight_decay")
