@@ -100,7 +100,7 @@ class RunConfig(DataConfig):
     recipe: str = option("report", "Augmentation and schedule.", RECIPES)
     device: str = option("auto", "Where to compute; auto = cuda where there is one.", DEVICES)
     precision: str = option("auto", "Of the layers; auto = bf16 on CUDA, else fp32.", PRECISIONS)
-    deterministic: bool = option(False, "The same bits each time on CUDA too; slower there.")
+    deterministic: bool = option(False, "Deterministic algorithms on CUDA; slower there.")
     seed: int = option(0, "Seed of the weights, the batches, the augmentation and the draws.")
     batch_size: int | None = option(None, "Pictures a batch; auto = the data set's preset.")
     momentum: float = option(0.9, "Momentum of SGD; Adam ignores it.")

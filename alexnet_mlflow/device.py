@@ -24,7 +24,8 @@ def pick_precision(name: str, device: torch.device) -> str:
         raise BadInput("--precision tf32 is for CUDA GPUs; use --precision auto, fp32 or bf16")
     if name != "auto":
         return name
-    return "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "fp32"
+    able = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+    return "bf16" if able else "fp32"
 
 
 def compute_in(precision: str, deterministic: bool) -> None:

@@ -15,6 +15,7 @@ import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import Any, NamedTuple
 
 import torch
@@ -22,6 +23,9 @@ from torch import Tensor, nn
 from torch import distributed as dist
 
 from alexnet_mlflow.options import BadInput
+
+# One that is lost is a closed connection at once; one that waits for a store may take hours.
+PATIENCE = timedelta(days=7)
 
 
 class Place(NamedTuple):
@@ -67,7 +71,8 @@ def joined(device: torch.device) -> Iterator[None]:
                 f"it --nproc-per-node={cards}, or the stage --device=cpu"
             )
         torch.cuda.set_device(here.rank)
-    dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
+    backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+    dist.init_process_group(backend, timeout=PATIENCE)
     yield
     dist.destroy_process_group()  # not after an error: the others may wait for something else
 
@@ -90,9 +95,7 @@ def in_step(model: nn.Module) -> nn.Module:
     """The same network, whose gradients are the means over all processes after a backward."""
     if place().size == 1:
         return model
-    return nn.parallel.DistributedDataParallel(
-        model, gradient_as_bucket_view=True
-    )
+    return nn.parallel.DistributedDataParallel(model, gradient_as_bucket_view=True)
 
 
 def summed(value: Tensor) -> None:

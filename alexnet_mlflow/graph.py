@@ -15,39 +15,38 @@ WARM_UP = 3  # calls before the capture: cuDNN chooses its algorithms, optimizer
 
 
 class Captured:
-    """Calls `work`, which takes and returns nothing and reads nothing on the host.
+    """Calls work that takes and returns nothing and reads nothing on the host: always the same.
 
-    Every call does the work once, also those before the capture. What `work` draws comes from
-    the device's default generator and from `generator`. `capture` False: it is called on CUDA too.
+    Every call does the work once, also those before the capture. What it draws comes from the
+    device's default generator and from `generator`. `capture` False: it is called on CUDA too.
+    The work is not kept: it would keep whoever owns this, and their memory, in a circle.
     """
 
-    def __init__(
-        self, work: Callable[[], None], generator: torch.Generator, capture: bool = True
-    ) -> None:
-        self.work, self.generator = work, generator
+    def __init__(self, generator: torch.Generator, capture: bool = True) -> None:
+        self.generator = generator
         self.capture = capture and generator.device.type == "cuda"
         self.calls = 0
         self.graph: torch.cuda.CUDAGraph | None = None
 
-    def __call__(self) -> None:
+    def __call__(self, work: Callable[[], None]) -> None:
         if not self.capture:
-            self.work()
+            work()
             return
         self.calls += 1
         if self.calls <= WARM_UP:
-            self._aside()
+            self._aside(work)
             return
         if self.graph is None:
             self.graph = torch.cuda.CUDAGraph()
             self.graph.register_generator_state(self.generator)
             with torch.cuda.graph(self.graph):
-                self.work()  # is recorded, not done
+                work()  # is recorded, not done
         self.graph.replay()
 
-    def _aside(self) -> None:
+    def _aside(self, work: Callable[[], None]) -> None:
         """On another stream, as a capture must be: what is allocated there is not mixed up."""
         stream = torch.cuda.Stream(self.generator.device)
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
-            self.work()
+            work()
         torch.cuda.current_stream().wait_stream(stream)

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-from alexnet_mlflow import checkpoint
+from alexnet_mlflow import checkpoint, distributed
 from alexnet_mlflow.config import NOT_PARAMETERS, FinalConfig, parameters
 from alexnet_mlflow.data import Splits
 from alexnet_mlflow.options import BadInput, option_name
@@ -64,6 +64,7 @@ def _state_of(progress: Progress, config: FinalConfig, data: Splits) -> State:
         "best_weights": progress.best_weights,
         "config": dataclasses.asdict(config),
         "data_digest": data.digest,
+        "processes": distributed.place().size,
     }
 
 
@@ -107,6 +108,9 @@ def _difference(config: FinalConfig, state: State, data: Splits) -> str:
         return "another stage: it is a trial of a search, which goes on with the search"
     if state["data_digest"] != data.digest:
         return "other pictures, or divided otherwise: give the data options it was started with"
+    trained_by, now = state.get("processes", 1), distributed.place().size
+    if trained_by != now:
+        return f"been trained by {trained_by} processes, not {now}"
     for name, value in parameters(config).items():
         before = state["config"].get(name, value)
         if before != value:

@@ -239,7 +239,7 @@ class _Batches:
         self.here = distributed.place()
         self.network = distributed.in_step(live.model)
         alone = self.here.size == 1
-        self.whole = Captured(lambda: self._learn(self.rows), live.generator, capture=alone)
+        self.whole = Captured(live.generator, capture=alone)
 
     def begin(self, epoch: int) -> Tensor:
         """A fresh order of the pictures, (N,) int64; the sums are zero again."""
@@ -253,7 +253,7 @@ class _Batches:
         """Train on these pictures, (B,) int64."""
         if len(chosen) == len(self.rows):
             self.rows.copy_(chosen)
-            self.whole()
+            self.whole(lambda: self._learn(self.rows))
         else:  # the last ones of an epoch
             self._learn(chosen)
 

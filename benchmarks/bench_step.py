@@ -10,7 +10,9 @@ process with
     that is not fused, with each of the worker counts,
 (d) on a CPU: a training a core, side by side, with one thread each, all of them together: what two
     trials on two cores take so, and what one after the other with all threads (`fit` itself),
-(e) on CUDA: `fit` with --deterministic.
+(e) on CUDA: `fit` in fp32 and tf32, with --deterministic, and with a step that is not captured.
+On CUDA the matrix rate and the fixed batch have the precision of `fit`, bf16 where the GPU has it,
+and the report's loop has its own, fp32.
 Pictures are noise: speed does not depend on what they show.
 """
 
@@ -21,6 +23,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import click
@@ -32,16 +35,21 @@ from torchvision import transforms
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from alexnet_mlflow import graph
 from alexnet_mlflow.augment import IMAGENET_MEAN, IMAGENET_STD, normalise, to_pixels
 from alexnet_mlflow.config import TrainConfig
 from alexnet_mlflow.data import Split, Splits
+from alexnet_mlflow.device import compute_in, pick_precision
+from alexnet_mlflow.graph import Captured
 from alexnet_mlflow.malloc import keep_freed_memory
 from alexnet_mlflow.model import AlexNet, build, layer_table
 from alexnet_mlflow.train import fit, make_optimizer, train_step
 from benchmarks.record import shown, spread, told
 
 CLASSES = 10
-STEPS = 12  # of each measured pass, where nothing else is asked for
+# Of each measured pass, and at which batch sizes, where nothing else is asked for.
+STEPS = {"cpu": 12, "cuda": 500}
+BATCHES = {"cpu": (32, 64), "cuda": (32, 128, 512, 1024)}
 MATRIX = 1024
 RATES = {"sgd": 0.01, "adam": 0.001}
 
@@ -68,11 +76,12 @@ class Pictures(torch.utils.data.Dataset):
         return self.transform(self.images[row]), int(self.labels[row])
 
 
-def config_of(optimizer: str, batch: int, deterministic: bool = False) -> TrainConfig:
-    return TrainConfig(
+def config_of(optimizer: str, batch: int, **changes: object) -> TrainConfig:
+    config = TrainConfig(
         optimizer=optimizer, lr=RATES[optimizer], weight_decay=1e-4, momentum=0.9,
-        batch_size=batch, epochs=1, recipe="report", seed=0, deterministic=deterministic,
+        batch_size=batch, epochs=1, recipe="report", seed=0,
     )
+    return replace(config, **changes)  # type: ignore[arg-type]
 
 
 def pictures(count: int) -> tuple[np.ndarray, np.ndarray]:
@@ -107,8 +116,10 @@ def seconds_of(work: Callable[[], object], device: torch.device) -> float:
     return time.perf_counter() - started
 
 
-def sgemm_gflops(device: torch.device) -> float:
-    one = torch.randn(MATRIX, MATRIX, device=device)
+def gemm_gflops(device: torch.device, precision: str) -> float:
+    """Products of square matrices, in bf16 where `fit` multiplies in it."""
+    kind = torch.bfloat16 if precision == "bf16" else torch.float32
+    one = torch.randn(MATRIX, MATRIX, device=device, dtype=kind)
     times = 20 if device.type == "cpu" else 2000
     work = lambda: [one @ one for _ in range(times)]  # noqa: E731
     work()
@@ -116,19 +127,18 @@ def sgemm_gflops(device: torch.device) -> float:
 
 
 def ours(
-    optimizer: str, batch: int, device: torch.device, steps: int, deterministic: bool = False
+    optimizer: str, batch: int, device: torch.device, steps: int, **changes: object
 ) -> float:
     """images/s of one epoch of `fit`, after one that warms up."""
-    config = config_of(optimizer, batch, deterministic)
-    longer = TrainConfig(**{**vars(config), "epochs": 2})
-    results = fit(build(CLASSES, 0), noise(batch * steps), longer, device)
+    config = config_of(optimizer, batch, epochs=2, **changes)
+    results = fit(build(CLASSES, 0), noise(batch * steps), config, device)
     return [result.images_per_second for result in results][1]
 
 
 def one_of_a_pair(optimizer: str, batch: int, steps: int) -> None:
     """In a process of its own: warm up, say so, wait for the word, train an epoch, say so."""
-    longer = TrainConfig(**{**vars(config_of(optimizer, batch)), "epochs": 2})
-    for _ in fit(build(CLASSES, 0), noise(batch * steps), longer, torch.device("cpu")):
+    config = config_of(optimizer, batch, epochs=2)
+    for _ in fit(build(CLASSES, 0), noise(batch * steps), config, torch.device("cpu")):
         print("done", flush=True)
         sys.stdin.readline()
 
@@ -168,14 +178,30 @@ def side_by_side(optimizer: str, batch: int, steps: int) -> float:
             one.communicate()
 
 
-def fixed(optimizer: str, batch: int, device: torch.device, steps: int) -> float:
-    """images/s of the same step on one batch that lies ready."""
+def eagerly(optimizer: str, batch: int, device: torch.device, steps: int) -> float:
+    """images/s of `fit` without a capture."""
+    before, graph.WARM_UP = graph.WARM_UP, sys.maxsize
+    try:
+        return ours(optimizer, batch, device, steps)
+    finally:
+        graph.WARM_UP = before
+
+
+def fixed(
+    optimizer: str, batch: int, device: torch.device, steps: int, precision: str
+) -> float:
+    """images/s of the same step, captured too, on one batch that lies ready."""
     images, labels = pictures(batch)
     model = build(CLASSES, 0).to(device).to(memory_format=torch.channels_last).train()
     step = make_optimizer(model, config_of(optimizer, batch))
     ready = normalise(to_pixels(torch.from_numpy(images).to(device)))
     truth = torch.from_numpy(labels).to(device)
-    work = lambda: [train_step(model, step, ready, truth) for _ in range(steps)]  # noqa: E731
+    captured = Captured(torch.Generator(device))
+
+    def once() -> None:
+        train_step(model, step, ready, truth, precision=precision)
+
+    work = lambda: [captured(once) for _ in range(steps)]  # noqa: E731
     work()
     return batch * steps / seconds_of(work, device)
 
@@ -226,8 +252,9 @@ def ratios_of(runs: list[dict[str, float]], flop: float) -> dict[str, list[float
     }
     if "report_0_workers" in ways:
         ratios["over_report_no_workers"] = [run["fit"] / run["report_0_workers"] for run in runs]
-    if "deterministic" in runs[0]:
-        ratios["deterministic_over_fit"] = [run["deterministic"] / run["fit"] for run in runs]
+    for other in ("fp32", "tf32", "deterministic", "eager"):
+        if other in runs[0]:
+            ratios[f"fit_over_{other}"] = [run["fit"] / run[other] for run in runs]
     if "side_by_side" in runs[0]:
         ratios["side_by_side_over_one_after_other"] = [
             run["side_by_side"] / run["fit"] for run in runs
@@ -240,25 +267,32 @@ def round_of(
 ) -> dict[str, float]:
     """images/s of every rival, one after the other; SGEMM in GFLOP/s."""
     keep_freed_memory()
-    run = {"sgemm_gflops": sgemm_gflops(device)}
-    run["fit"] = ours(optimizer, batch, device, steps)
-    run["fixed"] = fixed(optimizer, batch, device, steps)
+    precision, what = pick_precision("auto", device), (optimizer, batch, device, steps)
+    compute_in(precision, deterministic=False)
+    run = {"sgemm_gflops": gemm_gflops(device, precision)}
+    run["fit"] = ours(*what)
+    run["fixed"] = fixed(*what, precision)
+    if device.type == "cuda":
+        run |= {name: ours(*what, precision=name) for name in ("fp32", "tf32")}
+        run["eager"] = eagerly(*what)
+        run["deterministic"] = ours(*what, deterministic=True)
+        os.environ.pop("CUBLAS_WORKSPACE_CONFIG", None)
+    compute_in("fp32", deterministic=False)
     keep_freed_memory(False)  # the report left the allocator alone
     for count in workers:
         run[f"report_{count}_workers"] = reports(optimizer, batch, device, steps, count)
     if device.type == "cpu":
         run["side_by_side"] = side_by_side(optimizer, batch, steps)
-    else:
-        run["deterministic"] = ours(optimizer, batch, device, steps, deterministic=True)
     return {name: round(value, 1) for name, value in run.items()}
 
 
 @click.command()
 @click.option("--device", "device_name", default="cpu", show_default=True)
 @click.option("--rounds", default=5, show_default=True)
-@click.option("--batch", "batches", multiple=True, type=int, default=(32, 64), show_default=True)
+@click.option("--batch", "batches", multiple=True, type=int,
+              help="[default: 32 and 64; on CUDA 32, 128, 512 and 1024]")
 @click.option("--workers", multiple=True, type=int, default=(0, 1, 2), show_default=True)
-@click.option("--steps", default=STEPS, show_default=True, help="Of each measured pass.")
+@click.option("--steps", default=0, help="Of each measured pass.  [default: 12; on CUDA 500]")
 @click.option("--trial", default="", hidden=True)
 def main(
     device_name: str, rounds: int, batches: tuple[int, ...], workers: tuple[int, ...], steps: int,
@@ -269,6 +303,7 @@ def main(
         one_of_a_pair(trial, batches[0], steps)
         return
     device = torch.device(device_name)
+    steps, batches = steps or STEPS[device.type], batches or BATCHES[device.type]
     flop = flop_per_image(build(CLASSES, 0))
     ratios, runs = dict[str, list[float]](), list[dict[str, object]]()
     for batch in batches:

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -44,15 +45,25 @@ def ended(running: subprocess.Popen[str]) -> tuple[int, str, str]:
     return running.returncode, out, said
 
 
+@dataclass(frozen=True)
+class Found:
+    """What one process came to."""
+
+    history: list[dict[str, Any]]
+    next_draw: float
+    weights: dict[str, torch.Tensor]
+
+
 def together(
-    folder: Path, size: int, settings: dict[str, Any], dropout: float
-) -> list[tuple[list[dict[str, Any]], dict[str, torch.Tensor]]]:
-    """What each process came to."""
-    words = [str(ROOT / "tests/shared_batches.py"), str(folder), json.dumps(settings), str(dropout)]
+    folder: Path, size: int, settings: dict[str, Any], dropout: float, white: int | None = None
+) -> list[Found]:
+    words = [str(ROOT / "tests/shared_batches.py"), str(folder),
+             json.dumps([settings, dropout, white])]
     code, _, said = ended(torchrun(size, words, folder))
     assert code == 0, said[-2000:]
     return [
-        (json.loads((folder / f"{rank}.json").read_text()), torch.load(folder / f"{rank}.pt"))
+        Found(**json.loads((folder / f"{rank}.json").read_text()),
+              weights=torch.load(folder / f"{rank}.pt"))
         for rank in range(size)
     ]
 
@@ -70,34 +81,39 @@ def test_they_equal_one_process_with_the_joint_batch(
     """Without dropout, whose draws differ. The last batch leaves a process without a picture."""
     alone, weights = trained(settings, dropout=0.0)
     found = together(tmp_path, size, settings, dropout=0.0)
-    for history, theirs in found:
-        for ours, one in zip(history, alone, strict=True):
-            assert ours["diverged_at"] is one["diverged_at"] is None
-            assert ours["learning_rate"] == one["learning_rate"]
+    for one in found:
+        for ours, theirs in zip(one.history, alone, strict=True):
+            assert ours["diverged_at"] is theirs["diverged_at"] is None
+            assert ours["learning_rate"] == theirs["learning_rate"]
             for name in ("train_loss", "val_loss"):
-                assert ours[name] == pytest.approx(one[name], rel=1e-4)
+                assert ours[name] == pytest.approx(theirs[name], rel=1e-4)
             for name in ("train_accuracy", "val_accuracy"):
-                assert ours[name] == one[name]
+                assert ours[name] == theirs[name]
         for name, weight in weights.items():
-            torch.testing.assert_close(theirs[name], weight, rtol=1e-3, atol=1e-5)
-            assert torch.equal(theirs[name], found[0][1][name])  # bit for bit among themselves
+            torch.testing.assert_close(one.weights[name], weight, rtol=1e-3, atol=1e-5)
+            assert torch.equal(one.weights[name], found[0].weights[name])  # among themselves
 
 
 def test_each_draws_its_own_dropout(tmp_path: Path) -> None:
     settings = {"optimizer": "sgd", "lr": 0.01, "recipe": "plain", "epochs": 1}
-    [alone], _ = trained(settings, dropout=0.5)
-    for [ours], _ in together(tmp_path, 2, settings, dropout=0.5):
-        assert ours["train_loss"] != pytest.approx(alone["train_loss"], rel=1e-6)
-        assert ours["train_loss"] == pytest.approx(alone["train_loss"], rel=0.1)
+    first, second = together(tmp_path, 2, settings, dropout=0.5)
+    assert first.next_draw != second.next_draw
+    assert first.history[0]["train_loss"] == second.history[0]["train_loss"]
 
 
 def test_they_diverge_together(tmp_path: Path) -> None:
-    settings = {"optimizer": "sgd", "lr": 1e6, "recipe": "plain", "epochs": 3}
-    alone, _ = trained(settings, dropout=0.0)
-    found = together(tmp_path, 2, settings, dropout=0.0)
-    assert [len(history) for history, _ in found] == [1, 1]
-    step = found[0][0][0]["diverged_at"]
-    assert step == found[1][0][0]["diverged_at"] == alone[0]["diverged_at"]
+    """At one picture, which one of them sees; the other's loss is nan a step later."""
+    settings = {"optimizer": "sgd", "lr": 0.01, "recipe": "plain", "epochs": 3}
+    white = next(row for row in range(9) if diverged_at(trained(settings, 0.0, row)[0]) == 1)
+    found = together(tmp_path, 2, settings, dropout=0.0, white=white)
+    assert [diverged_at(one.history) for one in found] == [1, 1]
+
+
+def diverged_at(history: list[dict[str, Any]]) -> int | None:
+    """The step; there is no epoch after it."""
+    steps = [row["diverged_at"] for row in history]
+    assert steps[:-1] == [None] * (len(steps) - 1)
+    return None if steps[-1] is None else int(steps[-1])
 
 
 WORDS = ("--optimizer=sgd", "--lr=0.01", "--weight-decay=1e-4", "--batch-size=16", "--device=cpu",
@@ -146,6 +162,26 @@ def test_a_final_of_two_processes_is_one_run_and_goes_on_after_a_signal(
     assert [point.step for point in history] == [1, 2, 3, 4, 5, 6]
     ours, theirs = (load_model(one["model_uri"]).state_dict() for one in (straight, resumed))
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+def test_seeds_are_trained_by_all_processes_one_after_the_other(
+    store: Path, pictures: Path
+) -> None:
+    code, out, said = ended(final(pictures, store, "--epochs=1", "--seeds=2"))
+    assert code == 0, said[-2000:]
+    parent = json.loads(next(line for line in out.splitlines() if line.startswith("{")))["run_id"]
+    runs = {run.info.run_id: run for run in MlflowClient().search_runs(["0"])}
+    assert runs.pop(parent).data.tags["seeds"] == "2"
+    assert sorted(run.data.tags["seed"] for run in runs.values()) == ["1", "2"]
+    assert {run.data.tags["processes"] for run in runs.values()} == {"2"}
+
+
+def test_what_the_first_one_refuses_is_told_once(store: Path, pictures: Path) -> None:
+    """There is no search, so there are no rates: the others leave without a word."""
+    words = ["-m", "alexnet_mlflow", "final", f"--dataset={pictures}", "--device=cpu"]
+    code, _, said = ended(torchrun(2, words, store))
+    assert code != 0 and said.count("Error: ") == 1
+    assert "Error: there is no finished search of" in said
 
 
 def test_what_torchrun_is_not_for_is_told(store: Path, pictures: Path) -> None:

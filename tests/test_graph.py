@@ -18,11 +18,11 @@ DEVICES = [
 def test_every_call_does_the_work_once_on_what_lies_in_its_tensors(device: str) -> None:
     """Before, at and after the capture; what changes is written into the tensors."""
     given, total = (torch.zeros((), device=device) for _ in range(2))
-    work = Captured(lambda: total.add_(given * 2), torch.Generator(device).manual_seed(0))
+    captured = Captured(torch.Generator(device).manual_seed(0))
     expected = 0
     for number in range(1, WARM_UP + 4):
         given.fill_(number)
-        work()
+        captured(lambda: total.add_(given * 2))
         expected += 2 * number
         assert total.item() == expected
 
@@ -38,9 +38,9 @@ def test_draws_differ_from_call_to_call_and_repeat_with_the_seed(device: str) ->
             value.copy_(torch.rand((), generator=generator, device=device))
             other.copy_(torch.rand((), device=device))
 
-        work, found = Captured(draw, generator), []
+        captured, found = Captured(generator), []
         for _ in range(WARM_UP + 3):
-            work()
+            captured(draw)
             found += [value.item(), other.item()]
         return found
 

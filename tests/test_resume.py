@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from alexnet_mlflow import checkpoint
+from alexnet_mlflow import checkpoint, resume
 from alexnet_mlflow.config import FinalConfig, TrainConfig
 from alexnet_mlflow.data import Splits
+from alexnet_mlflow.distributed import Place
 from alexnet_mlflow.model import AlexNet, build
 from alexnet_mlflow.options import BadInput
 from alexnet_mlflow.resume import Progress, as_interrupted, checkpointed, progress_of, to_resume
@@ -118,6 +119,17 @@ def test_a_named_one_that_was_started_otherwise_is_refused(
         to_resume(_resuming("a1", **changes), Knows("a1"), DATA)
     with pytest.raises(BadInput, match="the tracking store has no such run"):
         to_resume(_resuming("a1"), Knows(), DATA)
+
+
+def test_one_that_several_processes_have_trained_is_theirs(
+    monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(resume.distributed, "place", lambda: Place(0, 2))
+        state = resume._state_of(interrupted("a1"), CONFIG, DATA)
+    checkpoint.save(checkpoint.path_of("a1"), state)
+    with pytest.raises(BadInput, match="that run has been trained by 2 processes, not 1"):
+        to_resume(_resuming("a1"), Knows("a1"), DATA)
 
 
 def test_it_goes_on_with_its_own_settings_on_todays_machine() -> None:

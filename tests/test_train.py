@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import gc
 import math
+import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -349,7 +351,7 @@ def test_the_captured_step_equals_the_eager_one(
         optimizer=optimizer, recipe=recipe, lr=1e-3, epochs=3, batch_size=10, precision="fp32"
     )
     captured = list(fit(build(CLASSES, 0, dropout=0.0), data, config, device))
-    monkeypatch.setattr(Captured, "__call__", lambda self: self.work())
+    monkeypatch.setattr(Captured, "__call__", lambda self, work: work())
     eager = list(fit(build(CLASSES, 0, dropout=0.0), data, config, device))
     for ours, theirs in zip(captured, eager, strict=True):
         assert ours.train_loss == pytest.approx(theirs.train_loss, abs=2e-3)
@@ -387,6 +389,20 @@ def test_the_next_epoch_waits_for_the_caller(data: Splits) -> None:
     after_one = weights(model)
     only_one = trained(data, settings(epochs=1))
     assert all(torch.equal(a, b) for a, b in zip(after_one, weights(only_one), strict=True))
+
+
+def test_a_training_that_has_ended_keeps_no_memory(data: Splits) -> None:
+    """Not until Python looks for circles: on a GPU the next training would not find room."""
+    model = small()
+    gone = weakref.ref(model)
+    gc.disable()
+    try:
+        for _ in fit(model, data, settings(epochs=1), CPU):
+            pass
+        del model
+        assert gone() is None
+    finally:
+        gc.enable()
 
 
 def test_the_optimizers_are_what_they_are_called() -> None:

@@ -55,8 +55,12 @@ def run(config: FinalConfig, tracker: Tracker) -> StageResult:
     """Train, keep the best epoch, log the model. `fail` where the loss diverged or only rose."""
     device = pick_device(config.device)  # one that is not there is told before anything is read
     with distributed.joined(device):
-        result = _one(config, tracker) if config.seeds == 1 else _seeds(config, tracker)
-        distributed.passed_on(None)  # the others may leave
+        try:
+            result = _one(config, tracker) if config.seeds == 1 else _seeds(config, tracker)
+        except BadInput:  # before a training: the others wait for one, and may leave
+            distributed.passed_on(None)
+            raise
+        distributed.passed_on(None)
         return result
 
 
@@ -70,6 +74,11 @@ def follow(config: FinalConfig) -> None:
             saved = checkpoint.load(checkpoint.path_of(order["resumed"]))["training"] \
                 if order["resumed"] else None
             data = load(single)
+            if data.digest != order["data_digest"]:
+                raise BadInput(
+                    f"{data.title} has changed since the first process has read it: leave its "
+                    "files alone and start again"
+                )
             net = build(len(data.classes), single.seed)
             for _ in fit(net, data, train_config(single), device, saved):
                 pass
@@ -95,7 +104,10 @@ def _one(
         for _ in logged(here, progress.history, known):
             pass  # checkpointed and not logged when the run was interrupted
         training = resumed["training"] if resumed else None
-        distributed.passed_on({"config": dataclasses.asdict(config), "resumed": resumed and found})
+        distributed.passed_on({
+            "config": dataclasses.asdict(config), "data_digest": data.digest,
+            "resumed": resumed and found,
+        })
         results = fit(net, data, train_config(config), device, training)
         path = checkpoint.path_of(here.run_id) if here.run_id else None
         kept = checkpointed(results, progress, config, data, path)
