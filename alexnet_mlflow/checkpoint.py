@@ -26,7 +26,7 @@ from typing import Any
 import torch
 
 from alexnet_mlflow import signals
-from alexnet_mlflow.disk import flush
+from alexnet_mlflow.disk import flush, written
 from alexnet_mlflow.options import BadInput
 
 FOLDER = Path("checkpoints")
@@ -144,6 +144,8 @@ def _read(path: Path) -> dict[str, Any]:
             if damaged := archive.testzip():
                 raise zipfile.BadZipFile(f"{damaged} has another checksum")
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        if not isinstance(state, dict):
+            raise TypeError("it holds no state of a training")
     except FileNotFoundError:
         raise BadInput(f"there is no checkpoint {path}: start the run anew") from None
     except Exception as error:  # a damaged file raises nearly anything
@@ -154,7 +156,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 def newest(folder: Path = FOLDER) -> list[str]:
     """The ids of the runs that left a checkpoint in `folder`, the newest first."""
-    files = sorted(folder.glob(f"*/{FILE}"), key=lambda path: path.stat().st_mtime, reverse=True)
+    files = sorted(folder.glob(f"*/{FILE}"), key=written, reverse=True)
     return [path.parent.name for path in files]
 
 

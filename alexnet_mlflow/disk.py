@@ -1,4 +1,4 @@
-"""What must be on the disk before the next thing is done."""
+"""What must be on the disk before the next thing is done, and when it was put there."""
 
 from __future__ import annotations
 
@@ -13,3 +13,11 @@ def flush(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def written(path: Path) -> float:
+    """When it was written last, in seconds since 1970; of one that has just been removed, 0."""
+    try:
+        return path.stat().st_mtime
+    except FileNotFoundError:
+        return 0.0

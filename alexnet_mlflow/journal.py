@@ -28,11 +28,12 @@ from typing import Any, BinaryIO, TypeVar
 import filelock
 
 from alexnet_mlflow import checkpoint, reach, signals
-from alexnet_mlflow.disk import flush
+from alexnet_mlflow.disk import flush, written
 from alexnet_mlflow.options import BadInput
 from alexnet_mlflow.progress import say
 
 FOLDER = checkpoint.FOLDER / "journal"
+RACES = 100  # how often others may tidy the folder up just when a journal is made
 TURN = "turn.lock"  # who sends what others have left holds it
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.25, 10.0  # between two tries, doubled each time
 END_SECONDS = 10.0  # a person waits for the prompt; what is left is sent by `sync`
@@ -244,7 +245,7 @@ def deliver(store: str, send: Send, folder: Path = FOLDER) -> Left:
     if not any(folder.glob("*.jsonl")):
         return left
     with filelock.FileLock(folder / TURN):
-        for path in sorted(folder.glob("*.jsonl"), key=lambda path: path.stat().st_mtime):
+        for path in sorted(folder.glob("*.jsonl"), key=written):
             lock = filelock.FileLock(path.with_suffix(".lock"))
             try:
                 lock.acquire(timeout=0)
@@ -252,7 +253,8 @@ def deliver(store: str, send: Send, folder: Path = FOLDER) -> Left:
                 left.living += 1
                 continue
             try:
-                _deliver(_File(path, lock), store, send, left)
+                if path.exists():  # else its process has sent the rest and removed it
+                    _deliver(_File(path, lock), store, send, left)
             finally:
                 lock.release()
     _tidy(folder)
@@ -296,13 +298,20 @@ class _File:
 
     @classmethod
     def new(cls, folder: Path, store: str) -> _File:
-        folder.mkdir(parents=True, exist_ok=True)
-        path = folder / f"{uuid.uuid4().hex}.jsonl"
-        lock = filelock.FileLock(path.with_suffix(".lock"), thread_local=False)
-        lock.acquire()
-        made = cls(path, lock)
-        made.append({"store": store})
-        return made
+        for left in reversed(range(RACES)):
+            path = folder / f"{uuid.uuid4().hex}.jsonl"
+            lock = filelock.FileLock(path.with_suffix(".lock"), thread_local=False)
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+                lock.acquire()
+                made = cls(path, lock)
+                made.append({"store": store})
+                return made
+            except (FileNotFoundError, FileExistsError):  # another process has just tidied up
+                lock.release()
+                if not left:
+                    raise
+        raise AssertionError("not reached")
 
     def append(self, line: dict[str, Any]) -> None:
         self._write(self.path, line)
@@ -356,9 +365,9 @@ class _File:
 
 def _tidy(folder: Path) -> None:
     """Where no journal is left, nothing is."""
-    if not any(folder.glob("*.jsonl")):
-        (folder / TURN).unlink(missing_ok=True)
-    with suppress(OSError):  # something is in it
+    with suppress(OSError):  # something is in it, or another process was quicker
+        if not any(folder.glob("*.jsonl")):
+            (folder / TURN).unlink(missing_ok=True)
         folder.rmdir()
         folder.parent.rmdir()
 

@@ -12,12 +12,14 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-from alexnet_mlflow import checkpoint, distributed
+from alexnet_mlflow import alive, checkpoint, distributed
 from alexnet_mlflow.config import NOT_PARAMETERS, FinalConfig, parameters
 from alexnet_mlflow.data import Splits
 from alexnet_mlflow.options import BadInput, option_name
-from alexnet_mlflow.runs import Tracker
+from alexnet_mlflow.runs import PROCESS, FoundRun, Tracker
 from alexnet_mlflow.train import EpochResult, State, better, kept_weights
+
+WHOLE = {"training", "history", "best_epoch", "best_weights", "config", "data_digest"}
 
 
 @dataclass
@@ -89,22 +91,34 @@ def to_resume(
         state = checkpoint.load(checkpoint.path_of(config.resume))
         if difference := _difference(config, state, data):
             raise BadInput(f"--resume={config.resume}: that run has {difference}")
-        if tracker.found(config.resume) is None:
+        if (found := tracker.found(config.resume)) is None:
             raise BadInput(f"--resume={config.resume}: the tracking store has no such run")
+        if _trains(found):
+            raise BadInput(
+                f"--resume={config.resume}: the process that trains that run is still there: wait "
+                "until it has ended, or end it"
+            )
         return state, config.resume
     for name in checkpoint.newest():
         state = checkpoint.load(checkpoint.path_of(name))
-        if not _difference(config, state, data) and tracker.found(name):
-            return state, name
+        if not _difference(config, state, data) and (found := tracker.found(name)):
+            if not _trains(found):
+                return state, name
     raise BadInput(
         f"--resume: ./{checkpoint.FOLDER} holds no interrupted final run of {data.name} with "
         f"{config.optimizer} and these settings: start it without --resume"
     )
 
 
+def _trains(run: FoundRun) -> bool:
+    """Does another process of this machine have this run open?"""
+    process = run.tags.get(PROCESS, "")
+    return process != alive.myself() and alive.ended(process) is False
+
+
 def _difference(config: FinalConfig, state: State, data: Splits) -> str:
     """What the interrupted run has otherwise than is asked for now; empty where nothing."""
-    if "config" not in state:
+    if not isinstance(state.get("config"), dict) or not WHOLE <= state.keys():
         return "another stage: it is a trial of a search, which goes on with the search"
     if state["data_digest"] != data.digest:
         return "other pictures, or divided otherwise: give the data options it was started with"

@@ -40,7 +40,8 @@ def _stop(number: int, frame: FrameType | None) -> NoReturn:
 
 @contextmanager
 def held(to_the_end: bool = False) -> Iterator[None]:
-    """The first signal waits until the block is left; then it is raised. Blocks may nest.
+    """The first signal waits until the block is left, by an error too; then it is raised. Blocks
+    may nest.
 
     `to_the_end`: the second one waits too, where something else would outlive this process.
     Python handles signals in the main thread alone: in another one this does nothing.
@@ -62,5 +63,5 @@ def held(to_the_end: bool = False) -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler or signal.SIG_DFL)
-    for got in came[:1]:
-        signal.raise_signal(got)
+        for got in came[:1]:
+            signal.raise_signal(got)

@@ -79,6 +79,9 @@ def _experiment(client: MlflowClient) -> str:
     return experiment
 
 
+_last_ms = 0
+
+
 class MlflowTracker(NullTracker):
     """A run in MLflow; with `run_id` None, the place where top-level runs begin."""
 
@@ -367,7 +370,12 @@ def logged(
 
 
 def _now_ms() -> int:
-    return int(time.time() * 1000)
+    """The time; where the clock was put back, a millisecond after what this process told last:
+    MLflow orders a metric's history by it.
+    """
+    global _last_ms
+    _last_ms = max(_last_ms + 1, int(time.time() * 1000))
+    return _last_ms
 
 
 def _text(value: object) -> str:

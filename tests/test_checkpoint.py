@@ -307,6 +307,31 @@ def test_whatever_fails_while_it_is_written_the_old_or_the_new_state_is_there(
     assert old and new
 
 
+def test_it_is_on_the_disk_before_it_has_its_name(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpoint.save(path, state(1.0))
+    seen, fsync, link, replace = list[str](), os.fsync, os.link, os.replace
+
+    def synced(handle: int) -> None:
+        seen.append(f"fsync {Path(os.readlink(f'/proc/self/fd/{handle}')).name}")
+        fsync(handle)
+
+    monkeypatch.setattr(os, "fsync", synced)
+    monkeypatch.setattr(os, "link", lambda *two: (seen.append("link"), link(*two)))
+    monkeypatch.setattr(os, "replace", lambda *two: (seen.append("replace"), replace(*two)))
+    checkpoint.save(path, state(2.0))
+    assert seen == ["fsync last.tmp", "link", "replace", f"fsync {path.parent.name}"]
+
+
+@pytest.mark.parametrize("held", [5, torch.zeros(2), [1]])
+def test_what_is_no_state_is_refused(path: Path, held: object) -> None:
+    path.parent.mkdir(parents=True)
+    torch.save(held, path)
+    with pytest.raises(BadInput, match="it holds no state of a training"):
+        checkpoint.load(path)
+
+
 def test_the_one_before_is_read_where_the_last_one_is_damaged(
     path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

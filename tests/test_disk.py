@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from alexnet_mlflow.disk import flush
+from alexnet_mlflow.disk import flush, written
 
 
 def test_a_file_and_a_folder_reach_the_disk(
@@ -31,3 +31,9 @@ def test_a_file_and_a_folder_reach_the_disk(
 def test_what_is_not_there_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         flush(tmp_path / "gone")
+
+
+def test_the_moment_of_the_last_write_and_of_what_is_gone(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    os.utime(tmp_path / "file", (5.0, 7.0))
+    assert written(tmp_path / "file") == 7.0 and written(tmp_path / "gone") == 0.0

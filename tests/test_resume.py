@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 
-from alexnet_mlflow import checkpoint, resume
+from alexnet_mlflow import alive, checkpoint, resume
 from alexnet_mlflow.config import FinalConfig, TrainConfig
 from alexnet_mlflow.data import Splits
 from alexnet_mlflow.distributed import Place
 from alexnet_mlflow.model import AlexNet, build
 from alexnet_mlflow.options import BadInput
 from alexnet_mlflow.resume import Progress, as_interrupted, checkpointed, progress_of, to_resume
-from alexnet_mlflow.runs import FoundRun, NullTracker
+from alexnet_mlflow.runs import PROCESS, FoundRun, NullTracker
 from alexnet_mlflow.train import EpochResult, fit
 from tests.shared_batches import pictures
 
@@ -26,11 +28,12 @@ CONFIG = FinalConfig(dataset="noise", lr=0.01, weight_decay=1e-4, epochs=3, batc
 class Knows(NullTracker):
     """A store that has the runs of these ids."""
 
-    def __init__(self, *names: str) -> None:
-        self.names = names
+    def __init__(self, *names: str, process: str = "") -> None:
+        self.names, self.process = names, process
 
     def found(self, run_id: str) -> FoundRun | None:
-        return FoundRun(run_id, {}, {}, {}) if run_id in self.names else None
+        tags = {PROCESS: self.process}
+        return FoundRun(run_id, {}, {}, tags) if run_id in self.names else None
 
 
 def epochs(net: AlexNet, count: int = 3) -> Iterator[EpochResult]:
@@ -121,12 +124,41 @@ def test_a_named_one_that_was_started_otherwise_is_refused(
         to_resume(_resuming("a1"), Knows(), DATA)
 
 
+def test_one_that_is_still_being_trained_is_left_alone() -> None:
+    """Two would write the same epochs twice, and the same checkpoint at once."""
+    interrupted("a1")
+    code = "from alexnet_mlflow import alive; print(alive.myself(), flush=True); input()"
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as other:
+        assert other.stdout and other.stdin
+        process = other.stdout.readline().strip()
+        with pytest.raises(BadInput, match="the process that trains that run is still there"):
+            to_resume(_resuming("a1"), Knows("a1", process=process), DATA)
+        with pytest.raises(BadInput, match="holds no interrupted final run"):
+            to_resume(_resuming("last"), Knows("a1", process=process), DATA)
+        other.stdin.write("\n")
+        other.stdin.close()
+        other.wait()
+    assert to_resume(_resuming("last"), Knows("a1", process=process), DATA)[1] == "a1"
+    mine = Knows("a1", process=alive.myself())
+    assert to_resume(_resuming("last"), mine, DATA)[1] == "a1"
+
+
+@pytest.mark.parametrize("state", [{"config": 5}, {"config": {}}, {"config": {}, "history": []}])
+def test_a_checkpoint_of_something_else_is_refused(state: dict[str, object]) -> None:
+    checkpoint.save(checkpoint.path_of("a1"), state)
+    with pytest.raises(BadInput, match="another stage"):
+        to_resume(_resuming("a1"), Knows("a1"), DATA)
+
+
 def test_one_that_several_processes_have_trained_is_theirs(
     monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    progress = interrupted("a1")
     with monkeypatch.context() as patch:
         patch.setattr(resume.distributed, "place", lambda: Place(0, 2))
-        state = resume._state_of(interrupted("a1"), CONFIG, DATA)
+        state = resume._state_of(progress, CONFIG, DATA)
     checkpoint.save(checkpoint.path_of("a1"), state)
     with pytest.raises(BadInput, match="that run has been trained by 2 processes, not 1"):
         to_resume(_resuming("a1"), Knows("a1"), DATA)

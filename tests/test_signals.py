@@ -33,12 +33,21 @@ def test_it_waits_for_the_end_of_the_outermost_block(seen: list[int]) -> None:
     assert seen == [signal.SIGTERM] * 2, "the handler was not put back"
 
 
-def test_an_error_in_the_block_is_the_one_that_is_told(seen: list[int]) -> None:
+def test_an_error_in_the_block_does_not_swallow_it(seen: list[int]) -> None:
+    """A request that fails is asked again, and who asked to stop would wait for ever."""
     with pytest.raises(ValueError, match="mine"), signals.held():
         signal.raise_signal(signal.SIGTERM)
+        assert seen == []
         raise ValueError("mine")
-    signal.raise_signal(signal.SIGTERM)
     assert seen == [signal.SIGTERM]
+    signals.listen()
+    try:
+        with pytest.raises(SystemExit) as left, signals.held():
+            signal.raise_signal(signal.SIGTERM)
+            raise ValueError("mine")
+    finally:
+        signals.listen()
+    assert left.value.code == 143
 
 
 def test_in_another_thread_it_does_nothing() -> None:

@@ -114,9 +114,10 @@ def _one(
         for _ in logged(here, shown(kept, config.epochs, f"final {config.optimizer}"), known):
             pass
         result = _closed(config, here, data, net, progress)
-        for done in {here.run_id, found} - {None}:  # a copied run's was kept under its old id
-            checkpoint.remove(checkpoint.path_of(str(done)))
-        return result
+    # After the run's end is on record, so that a kill in between leaves something to go on with.
+    for done in {result.run_id, found} - {None}:  # a copied run's was kept under its old id
+        checkpoint.remove(checkpoint.path_of(str(done)))
+    return result
 
 
 def _seeds(config: FinalConfig, tracker: Tracker) -> StageResult:

@@ -9,7 +9,9 @@ from __future__ import annotations
 import multiprocessing
 import os
 import random
+import signal
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,7 @@ from alexnet_mlflow.config import FinalConfig
 from alexnet_mlflow.models import load_model
 from alexnet_mlflow.stages import final
 from alexnet_mlflow.track import connect
+from alexnet_mlflow.train import EpochResult, fit
 
 KILLS = int(os.environ.get("ALEXNET_KILLS", "4"))
 EPOCHS = 8
@@ -39,7 +42,17 @@ def train(uri: str, folder: str, values: dict[str, Any]) -> None:
     os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
     mlflow.set_tracking_uri(uri)
     checkpoint.SECONDS_BETWEEN = 0
-    resume = "last" if checkpoint.newest() else "no"
+    resume, kept = "no", 0
+    if left := checkpoint.newest():
+        resume, kept = "last", checkpoint.load(checkpoint.path_of(left[0]))["training"]["epoch"]
+
+    def watched(*given: Any) -> Iterator[EpochResult]:
+        """It goes on from the checkpoint: with the same seed it would end the same without."""
+        for number, result in enumerate(fit(*given), kept + 1):
+            assert result.epoch == number, f"epoch {result.epoch} is trained again"
+            yield result
+
+    final.fit = watched  # type: ignore[attr-defined]
     result = final.run(FinalConfig(**values, resume=resume), connect())
     Path("done").write_text(f"{result.run_id} {result.model_uri}")
 
@@ -83,6 +96,7 @@ def test_killed_at_random_moments_it_ends_with_the_same_weights(
                 kills += 1
                 within += bool(checkpoint.newest())
         process.join(PATIENCE_SECONDS)
+        assert process.exitcode in (0, -signal.SIGKILL), "see what it said"
         if process.exitcode == 0:
             run_id, uri = Path("done").read_text().split()
             assert checkpoint.newest() == [], "a checkpoint stays"
