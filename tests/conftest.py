@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import shutil
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,14 +24,15 @@ from alexnet_mlflow.stages import StageResult
 EACH = 32  # pictures a class
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+@pytest.hookimpl(wrapper=True)  # xdist reads the groups in the same hook: a wrapper comes first
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> Generator[None]:
     """A file of tests at a time on each core, and all files that look at one run of the whole
     protocol on the same core, so that it is run once."""
     whole = {item.path for item in items if "babysat" in getattr(item, "fixturenames", ())}
     for item in items:
         group = "babysat" if item.path in whole else str(item.path)
         item.add_marker(pytest.mark.xdist_group(group))
+    return (yield)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -125,8 +125,8 @@ def test_where_a_check_fails_no_point_is_tried(
 ) -> None:
     step = train.train_step
 
-    def summed(*given: Any) -> tuple[Tensor, Tensor]:
-        logits, loss = step(*given)
+    def summed(*given: Any, **named: Any) -> tuple[Tensor, Tensor]:
+        logits, loss = step(*given, **named)
         return logits, loss * len(logits)
 
     monkeypatch.setattr(train, "train_step", summed)
