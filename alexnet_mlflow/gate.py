@@ -16,10 +16,11 @@ from alexnet_mlflow.checks import Check
 from alexnet_mlflow.config import SearchConfig, TrainConfig
 from alexnet_mlflow.data import Splits
 from alexnet_mlflow.model import build
+from alexnet_mlflow.optimizers import make_optimizer
 from alexnet_mlflow.progress import say
 from alexnet_mlflow.prune import epochs_at_most, rungs
 from alexnet_mlflow.runs import Tracker
-from alexnet_mlflow.train import make_optimizer, resident, train_step
+from alexnet_mlflow.train import resident, train_step
 
 STEPS_BEFORE, STEPS_TIMED = 2, 6
 WAY_OUT = "The search was not started: mend that, or give --force to go on all the same."

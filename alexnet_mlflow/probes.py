@@ -25,7 +25,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from alexnet_mlflow import augment, checks, train
+from alexnet_mlflow import augment, checks, optimizers, train
 from alexnet_mlflow.checks import Check
 from alexnet_mlflow.config import (
     OverfitConfig,
@@ -110,7 +110,7 @@ def first_step(config: SanityConfig, data: Splits, device: torch.device) -> list
     """
     net, decay = _fresh(config, data, device), SpaceConfig.weight_decay_high
     settings = _settings(config, weight_decay=decay, momentum=0.9)
-    optimizer = train.make_optimizer(net, settings)
+    optimizer = optimizers.make_optimizer(net, settings)
     before = [weight.detach().clone() for weight in net.parameters()]
     [batch] = islice(_batches(config, data.train, device, settings.batch_size), 1)
     _, loss = train.train_step(net, optimizer, *batch)
@@ -141,7 +141,7 @@ def gradient(config: SanityConfig, data: Splits, device: torch.device) -> list[C
     In float64, without dropout, along a random direction; the rate is 0, so that the weights stay.
     """
     net = _fresh(config, data, device, dropout=0.0).double()
-    optimizer = train.make_optimizer(
+    optimizer = optimizers.make_optimizer(
         net, _settings(config, optimizer="sgd", lr=0.0, momentum=0.0)
     )
     drawn = _batches(config, data.train, device, GRADIENT_PICTURES)
@@ -206,7 +206,7 @@ def movement(config: SanityConfig, data: Splits, device: torch.device) -> list[C
     """How far every tensor moves at step STEPS, and which units are never excited then."""
     net = _fresh(config, data, device)
     settings = _settings(config)
-    optimizer = train.make_optimizer(net, settings)
+    optimizer = optimizers.make_optimizer(net, settings)
     batches = list(islice(_batches(config, data.train, device, settings.batch_size), STEPS))
     for batch in batches[:-1]:
         train.train_step(net, optimizer, *batch)

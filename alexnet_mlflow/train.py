@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from alexnet_mlflow import distributed
+from alexnet_mlflow import distributed, optimizers
 from alexnet_mlflow.augment import mirrors, normalise
 from alexnet_mlflow.config import TrainConfig
 from alexnet_mlflow.data import Split, Splits
@@ -41,7 +41,6 @@ from alexnet_mlflow.score import score
 
 # Reading the loss waits for the device: free on a CPU, a stop of the pipeline on a GPU.
 LOOKS_EACH_STEP = {"cpu"}
-OF_DEVICE = {"lr", "capturable"}  # what an optimizer has otherwise on CUDA than on a CPU
 
 EPOCH_METRICS = (
     "train_loss",
@@ -135,24 +134,6 @@ def resident(split: Split, device: torch.device) -> tuple[Tensor, Tensor]:
     return torch.from_numpy(split.images).to(device), torch.from_numpy(split.labels).to(device)
 
 
-def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
-    """SGD with momentum, or Adam, fused. Weight decay is L2 inside the step, unless the recipe
-    decouples Adam's, whose share is `weight_decay` at the peak rate then. On CUDA the rate is a
-    tensor there, so that a captured step can be given another one."""
-    weights, decay, recipe = list(model.parameters()), config.weight_decay, RECIPES[config.recipe]
-    on_cuda = weights[0].device.type == "cuda"
-    lr = torch.tensor(config.lr, device=weights[0].device) if on_cuda else config.lr
-    if config.optimizer == "sgd":
-        nesterov = recipe.nesterov and config.momentum > 0
-        return torch.optim.SGD(
-            weights, lr, config.momentum, weight_decay=decay, nesterov=nesterov, fused=True
-        )
-    if recipe.decoupled:
-        decay = decay / config.lr
-        return torch.optim.AdamW(weights, lr, weight_decay=decay, capturable=on_cuda, fused=True)
-    return torch.optim.Adam(weights, lr, weight_decay=decay, capturable=on_cuda, fused=True)
-
-
 class Live(NamedTuple):
     """What changes while a training goes on."""
 
@@ -168,28 +149,25 @@ def fit(
     config: TrainConfig,
     device: torch.device,
     resume: State | None = None,
+    shared: Shared | None = None,
 ) -> Iterator[EpochResult]:
     """Train `model` in place, one result an epoch, until `config.epochs` or divergence.
 
     `resume` is the `state()` of an earlier result, as read back from a checkpoint. Validation is of
-    the averaged weights where the recipe averages: `kept_weights(state)` are those.
+    the averaged weights where the recipe averages: `kept_weights(state)` are those. `shared`: a
+    network of its own is trained, which begins with the weights of `model`.
     """
     if device.type == "cpu":
         keep_freed_memory()
-    model.to(device).to(memory_format=torch.channels_last).train()
-    train, val = resident(data.train, device), resident(data.val, device)
-    recipe = RECIPES[config.recipe]
-    averaged = copy.deepcopy(model) if recipe.average else model
-    generator = torch.Generator(device).manual_seed(config.seed)
-    live = Live(model, averaged, make_optimizer(model, config), generator)
+    made = shared.batches if shared else _Batches
+    batches = made(model, data, config, device)
+    live, val = batches.live, batches.val
     torch.manual_seed(config.seed)  # dropout draws from the global generator
     epoch, step = 0, 0
     if resume is not None:
         epoch, step = _restore(resume, live)
     random_state = random_state_of(device)
-    precision = pick_precision(config.precision, device)
-    compute_in(precision, config.deterministic and device.type == "cuda")
-    batches = _Batches(live, train, config, precision)
+    compute_in(batches.precision, config.deterministic and device.type == "cuda")
     while epoch < config.epochs:
         epoch += 1
         set_random_state(device, random_state)
@@ -198,7 +176,7 @@ def fit(
         started = time.perf_counter()
         done = _train_epoch(batches, config, epoch)
         trained = time.perf_counter()
-        scores = score(averaged, *val)
+        scores = score(live.averaged, *val)
         diverged_at = step + done.diverged_at if done.diverged_at else None
         step += done.steps
         random_state = random_state_of(device)
@@ -227,19 +205,36 @@ class _Batches:
     """
 
     def __init__(
-        self, live: Live, train: tuple[Tensor, Tensor], config: TrainConfig, precision: str
+        self, model: nn.Module, data: Splits, config: TrainConfig, device: torch.device,
+        for_many: bool = False,
     ) -> None:
-        self.live, self.recipe, self.precision = live, RECIPES[config.recipe], precision
-        self.images, self.labels = train
-        device = self.images.device
+        model.to(device).to(memory_format=torch.channels_last).train()
+        self.recipe = RECIPES[config.recipe]
+        self.precision = pick_precision(config.precision, device)
+        self.images, self.labels = resident(data.train, device)
+        self.val = resident(data.val, device)
+        optimizer = optimizers.make_optimizer(model, config, decays=not for_many)
+        self.decay = optimizers.Decay(optimizer, config) if for_many else None
+        averaged = copy.deepcopy(model) if self.recipe.average else model
+        generator = torch.Generator(device).manual_seed(config.seed)
+        self.live = Live(model, averaged, optimizer, generator)
         self.sums = Sums.zero(device)
         self.mirror = mirrors(len(self.images), config.seed, device)  # in even epochs
         self.mirrored = torch.zeros_like(self.mirror)  # in this epoch
         self.rows = torch.zeros(config.batch_size, dtype=torch.int64, device=device)
         self.here = distributed.place()
-        self.network = distributed.in_step(live.model)
-        alone = self.here.size == 1
-        self.whole = Captured(live.generator, capture=alone)
+        self.network = distributed.in_step(model)
+        self.whole = Captured(generator, capture=self.here.size == 1)
+
+    def anew(self, model: nn.Module, config: TrainConfig) -> None:
+        """Begin another training, from the weights of `model`: in the same tensors."""
+        live = self.live
+        live.model.load_state_dict(model.state_dict())
+        live.averaged.load_state_dict(model.state_dict())
+        optimizers.forget(live.optimizer)
+        optimizers.set_decay(live.optimizer, self.decay, config)
+        live.generator.manual_seed(config.seed)
+        self.mirror.copy_(mirrors(len(self.images), config.seed, self.mirror.device))
 
     def begin(self, epoch: int) -> Tensor:
         """A fresh order of the pictures, (N,) int64; the sums are zero again."""
@@ -281,6 +276,33 @@ class _Batches:
         return (slice(rank, None, size), own) if own else (slice(0, 1), 0)
 
 
+class Shared:
+    """What the trainings of a search have in common: a network, an optimizer, the pictures on the
+    device, and there one captured step for all.
+
+    They differ by rates, seed, epochs and first weights. `on_device`: weight decay is a number
+    there, as a capture needs it; None: where there is one.
+    """
+
+    def __init__(self, on_device: bool | None = None) -> None:
+        self.on_device = on_device
+        self._batches: _Batches | None = None
+        self._data: Splits | None = None
+        self._of: tuple[object, ...] = ()
+
+    def batches(
+        self, model: nn.Module, data: Splits, config: TrainConfig, device: torch.device
+    ) -> _Batches:
+        """Ready to begin with the weights of `model`, which is left as it is."""
+        of = (device, replace(config, lr=1.0, weight_decay=0.0, seed=0, epochs=1))
+        if self._batches is None or self._data is not data or self._of != of:
+            many = device.type == "cuda" if self.on_device is None else self.on_device
+            self._batches = _Batches(copy.deepcopy(model), data, config, device, for_many=many)
+            self._data, self._of = data, of
+        self._batches.anew(model, config)
+        return self._batches
+
+
 def _train_epoch(batches: _Batches, config: TrainConfig, epoch: int) -> Pass:
     """One pass over the pictures in a fresh order.
 
@@ -293,7 +315,7 @@ def _train_epoch(batches: _Batches, config: TrainConfig, epoch: int) -> Pass:
     before, steps = (epoch - 1) * len(chosen), config.epochs * len(chosen)
     for step, rows in enumerate(chosen, before + 1):
         rate = recipe.lr_at(step - 1, steps, config.lr)
-        set_rate(live.optimizer, rate)
+        optimizers.set_rate(live.optimizer, rate)
         batches.learn(rows)
         if recipe.averages(step):
             average(live.averaged, live.model, recipe.kept(step, steps))
@@ -329,15 +351,6 @@ def train_step(
     return logits.detach(), loss.detach()
 
 
-def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
-    """The learning rate of the next step."""
-    for group in optimizer.param_groups:
-        if isinstance(group["lr"], Tensor):
-            group["lr"].fill_(rate)
-        else:
-            group["lr"] = rate
-
-
 @torch.no_grad()
 def average(averaged: nn.Module, model: nn.Module, kept: float) -> None:
     """Move the averaged weights towards the model's; `kept` is the share they keep, 0 to 1."""
@@ -369,11 +382,7 @@ def _restore(state: State, live: Live) -> tuple[int, int]:
     """Put a saved state into the live objects; returns its epoch and step."""
     live.model.load_state_dict(state["model"])
     live.averaged.load_state_dict(kept_weights(state))
-    own = [{name: group[name] for name in OF_DEVICE & group.keys()}
-           for group in live.optimizer.param_groups]
-    live.optimizer.load_state_dict(state["optimizer"])
-    for group, kept in zip(live.optimizer.param_groups, own, strict=True):
-        group.update(kept)
+    optimizers.put_back(live.optimizer, state["optimizer"])
     if state["generator"].numel() == live.generator.get_state().numel():
         live.generator.set_state(state["generator"])  # a CPU's says nothing to a GPU's generator
     set_random_state(live.generator.device, state["random"])

@@ -10,7 +10,9 @@ process with
     that is not fused, with each of the worker counts,
 (d) on a CPU: a training a core, side by side, with one thread each, all of them together: what two
     trials on two cores take so, and what one after the other with all threads (`fit` itself),
-(e) on CUDA: `fit` in fp32 and tf32, with --deterministic, and with a step that is not captured.
+(e) on CUDA: `fit` in fp32 and tf32, with --deterministic, with a step that is not captured, and as
+    a trial of a search does, with a capture and a weight decay for all; a trial of few steps from
+    its start on, with a capture of its own and with that for all.
 On CUDA the matrix rate and the fixed batch have the precision of `fit`, bf16 where the GPU has it,
 and the report's loop has its own, fp32.
 Pictures are noise: speed does not depend on what they show.
@@ -43,7 +45,8 @@ from alexnet_mlflow.device import compute_in, pick_precision
 from alexnet_mlflow.graph import Captured
 from alexnet_mlflow.malloc import keep_freed_memory
 from alexnet_mlflow.model import AlexNet, build, layer_table
-from alexnet_mlflow.train import fit, make_optimizer, train_step
+from alexnet_mlflow.optimizers import make_optimizer
+from alexnet_mlflow.train import Shared, fit, train_step
 from benchmarks.record import shown, spread, told
 
 CLASSES = 10
@@ -51,6 +54,7 @@ CLASSES = 10
 STEPS = {"cpu": 12, "cuda": 500}
 BATCHES = {"cpu": (32, 64), "cuda": (32, 128, 512, 1024)}
 MATRIX = 1024
+FEW = 44  # steps of a trial: an epoch of 1,408 pictures in batches of 32
 RATES = {"sgd": 0.01, "adam": 0.001}
 
 
@@ -133,6 +137,23 @@ def ours(
     config = config_of(optimizer, batch, epochs=2, **changes)
     results = fit(build(CLASSES, 0), noise(batch * steps), config, device)
     return [result.images_per_second for result in results][1]
+
+
+def as_trials(optimizer: str, batch: int, device: torch.device, steps: int) -> dict[str, float]:
+    """images/s as a search's trials train, and trials/s of FEW steps, each with what it starts
+    with, with a capture each and with one for all."""
+    data, few, shared = noise(batch * steps), noise(batch * FEW), Shared()
+    net, one = build(CLASSES, 0), config_of(optimizer, batch)
+    short = Shared()
+    ways = {"trials_alone": Shared, "trials_shared": lambda: short}
+    list(fit(net, data, one, device, shared=shared))  # warms up
+    [whole] = fit(net, data, one, device, shared=shared)
+    found = {"as_trial": whole.images_per_second}
+    for name, way in ways.items():
+        trial = lambda way=way: list(fit(net, few, one, device, shared=way()))  # noqa: E731
+        trial()
+        found[name] = 1 / seconds_of(trial, device)
+    return found
 
 
 def one_of_a_pair(optimizer: str, batch: int, steps: int) -> None:
@@ -252,7 +273,11 @@ def ratios_of(runs: list[dict[str, float]], flop: float) -> dict[str, list[float
     }
     if "report_0_workers" in ways:
         ratios["over_report_no_workers"] = [run["fit"] / run["report_0_workers"] for run in runs]
-    for other in ("fp32", "tf32", "deterministic", "eager"):
+    if "as_trial" in runs[0]:
+        ratios["trials_shared_over_alone"] = [
+            run["trials_shared"] / run["trials_alone"] for run in runs
+        ]
+    for other in ("fp32", "tf32", "deterministic", "eager", "as_trial"):
         if other in runs[0]:
             ratios[f"fit_over_{other}"] = [run["fit"] / run[other] for run in runs]
     if "side_by_side" in runs[0]:
@@ -275,6 +300,7 @@ def round_of(
     if device.type == "cuda":
         run |= {name: ours(*what, precision=name) for name in ("fp32", "tf32")}
         run["eager"] = eagerly(*what)
+        run |= as_trials(*what)
         run["deterministic"] = ours(*what, deterministic=True)
         os.environ.pop("CUBLAS_WORKSPACE_CONFIG", None)
     compute_in("fp32", deterministic=False)

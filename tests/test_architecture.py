@@ -23,8 +23,8 @@ PACKAGE = "alexnet_mlflow"
 ORDER = (
     "disk", "options", "refusals", "config", "commands", "signals", "postgres", "server",
     "data", "augment", "recipe", "model", "score", "compare", "contest", "detect", "checks",
-    "device", "distributed", "graph", "malloc", "train", "probes", "checkpoint", "alive",
-    "turn", "progress", "space", "prune", "plots", "runs", "reach", "journal", "delivery",
+    "device", "distributed", "graph", "malloc", "optimizers", "train", "probes", "checkpoint",
+    "alive", "turn", "progress", "space", "prune", "plots", "runs", "reach", "journal", "delivery",
     "exported", "served", "models", "track", "registry", "sync", "health", "candidates",
     "storage", "study", "trial", "engines", "gate", "resume", "findings", "evaluation",
     "stages", "pipeline", "cli",

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from alexnet_mlflow import probes, score, train
+from alexnet_mlflow import optimizers, probes, score, train
 from alexnet_mlflow.checks import Check
 from alexnet_mlflow.config import SanityConfig, resolve
 from alexnet_mlflow.data import Splits, load
@@ -131,10 +131,12 @@ def unseeded_dropout(patch: pytest.MonkeyPatch, data: Splits) -> Splits:
 
 
 def decay_forgotten(patch: pytest.MonkeyPatch, data: Splits) -> Splits:
-    make = train.make_optimizer
+    make = optimizers.make_optimizer
     patch.setattr(
-        train, "make_optimizer",
-        lambda net, config: make(net, dataclasses.replace(config, weight_decay=0.0)),
+        optimizers, "make_optimizer",
+        lambda net, config, **named: make(
+            net, dataclasses.replace(config, weight_decay=0.0), **named
+        ),
     )
     return data
 

@@ -24,9 +24,10 @@ from alexnet_mlflow.config import TrainConfig
 from alexnet_mlflow.data import Splits
 from alexnet_mlflow.graph import Captured
 from alexnet_mlflow.model import build
+from alexnet_mlflow.optimizers import make_optimizer
 from alexnet_mlflow.recipe import RECIPES
 from alexnet_mlflow.score import score
-from alexnet_mlflow.train import EpochResult, fit, kept_weights, resident
+from alexnet_mlflow.train import EpochResult, Shared, fit, kept_weights, resident
 from tests.shared_batches import split
 
 CPU = torch.device("cpu")
@@ -358,6 +359,137 @@ def test_the_captured_step_equals_the_eager_one(
         assert ours.val_loss == pytest.approx(theirs.val_loss, abs=2e-3)
 
 
+# Trainings that share their tensors, as the trials of a search do
+
+SHARED = [(optimizer, recipe) for optimizer in ("sgd", "adam") for recipe in ("report", "strong")]
+
+
+def in_turn(
+    data: Splits, configs: list[TrainConfig], shared: Shared | None, device: torch.device = CPU
+) -> list[tuple[list[EpochResult], dict[str, Any]]]:
+    """Each training's results, and a copy of the state it ends with."""
+    found = []
+    for config in configs:
+        results = list(fit(small(config.seed), data, config, device, shared=shared))
+        found.append((results, checkpoint.copied(results[-1].state())))
+    return found
+
+
+def several(optimizer: str, recipe: str) -> list[TrainConfig]:
+    """The second diverges: its tensors are left full of nan."""
+    one = settings(optimizer=optimizer, recipe=recipe, lr=1e-3)
+    return [
+        one, dataclasses.replace(one, lr=1e30), dataclasses.replace(one, seed=1, epochs=3),
+        dataclasses.replace(one, weight_decay=0.1), one,
+    ]
+
+
+def same_states(one: Any, other: Any) -> bool:
+    if isinstance(one, Tensor):
+        return torch.equal(one, other)
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(same_states(one[key], other[key]) for key in one)
+    if isinstance(one, list | tuple):
+        return all(same_states(a, b) for a, b in zip(one, other, strict=True))
+    return bool(one == other)
+
+
+@pytest.mark.parametrize(("optimizer", "recipe"), SHARED)
+def test_to_share_tensors_changes_no_bit(data: Splits, optimizer: str, recipe: str) -> None:
+    configs = several(optimizer, recipe)
+    ours, alone = in_turn(data, configs, Shared()), in_turn(data, configs, None)
+    assert [results[-1].diverged for results, _ in ours] == [False, True, False, False, False]
+    for (mine, ends), (theirs, end) in zip(ours, alone, strict=True):
+        assert [one.val_loss for one in mine] == pytest.approx(
+            [one.val_loss for one in theirs], abs=0, rel=0, nan_ok=True
+        )
+        assert mine[-1].diverged or same_states(ends, end)
+    assert not same_states(ours[0][1]["model"], ours[3][1]["model"]), "the decay is not used"
+    assert same_states(ours[0][1], ours[4][1])
+
+
+@pytest.mark.parametrize(("optimizer", "recipe"), SHARED)
+def test_a_decay_on_the_device_is_the_optimizers(
+    data: Splits, optimizer: str, recipe: str
+) -> None:
+    """By another order of roundings; and what was trained before changes no bit."""
+    configs, shared = several(optimizer, recipe), Shared(on_device=True)
+    near = 1e-6 if optimizer == "sgd" else 1e-4  # Adam divides by gradients that are nearly 0
+    ours, alone = in_turn(data, configs, shared), in_turn(data, configs, None)
+    for (_, ends), (results, end) in zip(ours, alone, strict=True):
+        for name, weight in end["model"].items():
+            if not results[-1].diverged:
+                torch.testing.assert_close(ends["model"][name], weight, atol=near, rtol=1e-3)
+    assert same_states(ours[0][1], ours[4][1])
+    plain = in_turn(data, [dataclasses.replace(configs[3], weight_decay=0.0)], shared)[0][1]
+    apart = [(plain["model"][name] - ours[3][1]["model"][name]).abs().max()
+             for name in plain["model"]]
+    assert max(apart) > 10 * near, "the test cannot tell a decay from none"
+
+
+@pytest.mark.parametrize(("optimizer", "recipe"), SHARED)
+def test_a_shared_training_writes_into_the_tensors_that_are_there(
+    data: Splits, optimizer: str, recipe: str
+) -> None:
+    """A captured step knows no others; a resumed one too, which goes on to the same bits."""
+    config, shared = settings(optimizer=optimizer, recipe=recipe, epochs=4), Shared(on_device=True)
+
+    def places() -> list[int]:
+        batches = shared.batches(small(), data, config, CPU)
+        live = batches.live
+        kept = [value for state in live.optimizer.state.values() for value in state.values()]
+        return [value.data_ptr() for value in (
+            *live.model.parameters(), *live.averaged.parameters(), *kept, batches.mirror,
+            *batches.sums, batches.rows, batches.images,
+        )]
+
+    *_, whole = fit(small(), data, config, CPU, shared=shared)
+    end, before = checkpoint.copied(whole.state()), places()
+    begun = fit(small(), data, config, CPU, shared=shared)
+    next(begun)
+    state = checkpoint.copied(next(begun).state())
+    list(fit(small(3), data, dataclasses.replace(config, seed=3), CPU, shared=shared))
+    *_, resumed = fit(small(5), data, config, CPU, state, shared)
+    assert same_states(resumed.state(), end)
+    assert places() == before
+
+
+def test_what_shares_leaves_the_given_network_alone_and_is_made_anew_for_another(
+    data: Splits,
+) -> None:
+    shared, model = Shared(), small()
+    list(fit(model, data, settings(), CPU, shared=shared))
+    assert equal(model, small())
+    first = shared.batches(model, data, settings(), CPU)
+    assert shared.batches(model, data, settings(seed=2, lr=0.5, epochs=9), CPU) is first
+    assert shared.batches(model, data, settings(batch_size=16), CPU) is not first
+    assert shared.batches(model, data, settings(momentum=0.0), CPU) is not first
+    first = shared.batches(model, data, settings(), CPU)
+    assert shared.batches(model, dataclasses.replace(data), settings(), CPU) is not first
+
+
+@pytest.mark.gpu
+@needs_gpu
+@pytest.mark.parametrize(("optimizer", "recipe"), SHARED)
+def test_on_cuda_all_that_share_have_one_capture(
+    data: Splits, optimizer: str, recipe: str
+) -> None:
+    device, shared = torch.device("cuda"), Shared()
+    config = settings(
+        optimizer=optimizer, recipe=recipe, lr=1e-3, epochs=3, batch_size=10, precision="fp32"
+    )
+    captures = []
+    for one in (config, dataclasses.replace(config, lr=1e30), dataclasses.replace(config, seed=4)):
+        net = build(CLASSES, one.seed, dropout=0.0)
+        ours = list(fit(net, data, one, device, shared=shared))
+        captures.append(shared.batches(net, data, one, device).whole.graph)
+        alone = list(fit(net, data, one, device))
+        assert ours[-1].diverged == alone[-1].diverged
+        for mine, theirs in zip(ours, alone, strict=True):
+            assert mine.diverged or mine.val_loss == pytest.approx(theirs.val_loss, abs=2e-3)
+    assert captures[0] is not None and {id(one) for one in captures} == {id(captures[0])}
+
+
 # What comes of it
 
 
@@ -403,14 +535,6 @@ def test_a_training_that_has_ended_keeps_no_memory(data: Splits) -> None:
     finally:
         gc.enable()
 
-
-def test_the_optimizers_are_what_they_are_called() -> None:
-    sgd = train.make_optimizer(small(), settings(momentum=0.8, weight_decay=0.01))
-    adam = train.make_optimizer(small(), settings(optimizer="adam", weight_decay=0.01))
-    assert isinstance(sgd, torch.optim.SGD) and isinstance(adam, torch.optim.Adam)
-    assert sgd.defaults["momentum"] == 0.8
-    assert sgd.defaults["weight_decay"] == adam.defaults["weight_decay"] == 0.01
-    assert sgd.defaults["fused"] and adam.defaults["fused"]
 
 
 # Recipe strong
@@ -503,36 +627,12 @@ def test_at_a_fresh_net_the_loss_is_the_plain_one(data: Splits) -> None:
     model.eval()
     pictures = images.float() / 255
     expected = functional.cross_entropy(model(pictures), labels).item()
-    optimizer = train.make_optimizer(model, settings(recipe="strong"))
+    optimizer = make_optimizer(model, settings(recipe="strong"))
     _, loss = train.train_step(model, optimizer, pictures, labels, smoothing=0.9)
     assert loss.item() == expected
     [slope] = (weight.grad for name, weight in model.named_parameters() if name == "5.bias")
     _, loss = train.train_step(model, optimizer, pictures, labels)
     assert slope is not None and not torch.equal(slope, model[5].bias.grad)  # type: ignore[index]
-
-
-def test_strong_has_nesterov_where_there_is_momentum_and_decouples_adams_decay() -> None:
-    sgd = train.make_optimizer(small(), settings(recipe="strong"))
-    assert sgd.defaults["nesterov"] and sgd.defaults["weight_decay"] == 1e-3
-    still = train.make_optimizer(small(), settings(recipe="strong", momentum=0.0))
-    assert not still.defaults["nesterov"]
-    adam = train.make_optimizer(small(), settings(recipe="strong", optimizer="adam", lr=0.01))
-    assert isinstance(adam, torch.optim.AdamW) and adam.defaults["fused"]
-    assert not isinstance(train.make_optimizer(small(), settings(optimizer="adam")),
-                          torch.optim.AdamW)
-
-
-@pytest.mark.parametrize("lr", [1e-4, 1e-2])
-def test_adams_decoupled_decay_does_not_depend_on_the_rate(lr: float) -> None:
-    model = small()
-    before = weights(model)
-    config = settings(recipe="strong", optimizer="adam", lr=lr, weight_decay=0.01)
-    optimizer = train.make_optimizer(model, config)
-    for weight in model.parameters():
-        weight.grad = torch.zeros_like(weight)
-    optimizer.step()
-    for old, new in zip(before, model.parameters(), strict=True):
-        assert torch.allclose(new, 0.99 * old, rtol=1e-5, atol=0)
 
 
 def test_a_resident_split_is_the_split(data: Splits) -> None:

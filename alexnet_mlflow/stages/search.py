@@ -14,10 +14,9 @@ trials alone.
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import count
 
 import torch
@@ -44,7 +43,7 @@ from alexnet_mlflow.stages import (
 )
 from alexnet_mlflow.storage import told, url_of
 from alexnet_mlflow.study import Claim, Filled, Slot, Study, name_of, pause
-from alexnet_mlflow.train import fit
+from alexnet_mlflow.train import Shared, fit
 from alexnet_mlflow.trial import Training
 
 OTHER_SEEDS = 1000  # the repeats of a search do not share a seed with the final trainings
@@ -62,6 +61,7 @@ class Task:
     study: Study
     parent: Tracker
     chance: float
+    shared: Shared = field(default_factory=Shared)  # one captured step for all trials
 
 
 @dataclass(frozen=True)
@@ -327,12 +327,15 @@ def _trial(task: Task, claim: Claim, shown: Trials) -> None:
     with task.parent.child(f"{slot.name} lr {claim.point.lr:.3g}", tags, run_id) as here:
         claim.started(here.run_id)
         here.params(vars(settings))
-        net = build(len(task.data.classes), seed) if repeats else copy.deepcopy(task.start)
+        net = build(len(task.data.classes), seed) if repeats else task.start
         training = Training(config, claim, here, shown, run_id is not None)
         try:
             try:
                 if training.outcome == "running":
-                    for result in fit(net, task.data, settings, task.device, training.state):
+                    results = fit(
+                        net, task.data, settings, task.device, training.state, task.shared
+                    )
+                    for result in results:
                         if training.passed(result):
                             break
             finally:
