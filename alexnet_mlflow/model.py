@@ -11,10 +11,40 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from alexnet_mlflow import linear, winograd
 from alexnet_mlflow.augment import IMAGENET_MEAN, IMAGENET_STD
 
 PICTURE = (3, 32, 32)
 FEATURES = 256 * 2 * 2
+
+
+class Convolution(nn.Conv2d):
+    """3x3, stride 1, padding 1: its weights and results are nn.Conv2d's; in a training step on a
+    CPU it multiplies less (winograd.py)."""
+
+    def __init__(self, channels: int, results: int) -> None:
+        super().__init__(channels, results, kernel_size=3, padding=1)
+
+    def forward(self, pictures: Tensor) -> Tensor:
+        if _by_torch(self, pictures):
+            return super().forward(pictures)
+        assert self.bias is not None
+        return winograd.convolved(pictures, self.weight, self.bias)
+
+
+class Connected(nn.Linear):
+    """nn.Linear; in a training step on a CPU its products are cut otherwise (linear.py)."""
+
+    def forward(self, values: Tensor) -> Tensor:
+        if _by_torch(self, values):
+            return super().forward(values)
+        return linear.connected(values, self.weight, self.bias)
+
+
+def _by_torch(layer: nn.Conv2d | nn.Linear, given: Tensor) -> bool:
+    """Anything but a training step on a CPU in one type: scores, exports, GPUs, bfloat16."""
+    elsewhere = not layer.training or given.device.type != "cpu"
+    return elsewhere or given.dtype != layer.weight.dtype or torch.is_autocast_enabled("cpu")
 
 
 class AlexNet(nn.Module):
@@ -26,23 +56,23 @@ class AlexNet(nn.Module):
             nn.Conv2d(3, 64, kernel_size=3, stride=2, padding=1),
             nn.ReLU(inplace=True),
             nn.MaxPool2d(kernel_size=2),
-            nn.Conv2d(64, 192, kernel_size=3, padding=1),
+            Convolution(64, 192),
             nn.ReLU(inplace=True),
             nn.MaxPool2d(kernel_size=2),
-            nn.Conv2d(192, 384, kernel_size=3, padding=1),
+            Convolution(192, 384),
             nn.ReLU(inplace=True),
-            nn.Conv2d(384, 256, kernel_size=3, padding=1),
+            Convolution(384, 256),
             nn.ReLU(inplace=True),
-            nn.Conv2d(256, 256, kernel_size=3, padding=1),
+            Convolution(256, 256),
             nn.ReLU(inplace=True),
             nn.MaxPool2d(kernel_size=2),
         )
         self.classifier = nn.Sequential(
             nn.Dropout(dropout),
-            nn.Linear(FEATURES, 4096),
+            Connected(FEATURES, 4096),
             nn.ReLU(inplace=True),
             nn.Dropout(dropout),
-            nn.Linear(4096, 4096),
+            Connected(4096, 4096),
             nn.ReLU(inplace=True),
             nn.Linear(4096, classes),
         )
@@ -106,5 +136,6 @@ def layer_table(model: AlexNet) -> list[Layer]:
             value = layer(value if name.startswith("features") else value.flatten(1))
             work = value[0, 0].numel() * _weights(layer)
             shape = tuple(value.shape[1:])
-            rows.append(Layer(name, type(layer).__name__, shape, parameter_count(layer), work))
+            [kind, *_] = (one for one in type(layer).__mro__ if one.__module__.startswith("torch"))
+            rows.append(Layer(name, kind.__name__, shape, parameter_count(layer), work))
     return rows

@@ -79,7 +79,11 @@ def together(
 def test_they_equal_one_process_with_the_joint_batch(
     tmp_path: Path, size: int, settings: dict[str, Any]
 ) -> None:
-    """Without dropout, whose draws differ. The last batch leaves a process without a picture."""
+    """Without dropout, whose draws differ. The last batch leaves a process without a picture.
+
+    Adam moves a weight whose slope is nothing but rounding as far as any other: a few differ.
+    """
+    few = 0.0 if settings["optimizer"] == "sgd" else 1e-3
     alone, weights = trained(settings, dropout=0.0)
     found = together(tmp_path, size, settings, dropout=0.0)
     for one in found:
@@ -91,7 +95,9 @@ def test_they_equal_one_process_with_the_joint_batch(
             for name in ("train_accuracy", "val_accuracy"):
                 assert ours[name] == theirs[name]
         for name, weight in weights.items():
-            torch.testing.assert_close(one.weights[name], weight, rtol=1e-3, atol=1e-5)
+            near = torch.isclose(one.weights[name], weight, rtol=1e-3, atol=1e-5)
+            assert 1 - near.double().mean() <= few, name
+            assert (one.weights[name] - weight).abs().max() < 2e-4, name
             assert torch.equal(one.weights[name], found[0].weights[name])  # among themselves
 
 

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
+from alexnet_mlflow import model
 from alexnet_mlflow.augment import normalise
 from alexnet_mlflow.model import (
     AlexNet,
+    Connected,
+    Convolution,
     Layer,
     Servable,
     build,
@@ -112,3 +118,63 @@ def test_served_it_answers_the_probabilities_of_the_network(
 
 def test_served_it_carries_its_preprocessing(network: AlexNet) -> None:
     assert {"mean", "std"} <= Servable(network).state_dict().keys()
+
+
+# How a training step multiplies on a CPU
+
+
+def test_a_training_step_multiplies_its_own_way_and_everything_else_torchs(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Scores, what is exported, and bfloat16 are torch's own."""
+    calls: list[str] = []
+
+    def convolved(*three: Tensor) -> Tensor:
+        calls.append("convolved")
+        return functional.conv2d(*three, padding=1)
+
+    def connected(*three: Tensor) -> Tensor:
+        calls.append("connected")
+        return functional.linear(*three)
+
+    monkeypatch.setattr(model.winograd, "convolved", convolved)
+    monkeypatch.setattr(model.linear, "connected", connected)
+    net, pictures = build(3, 0), torch.rand(2, 3, 32, 32)
+    net(pictures)
+    assert calls == ["convolved"] * 4 + ["connected"] * 2
+    with torch.autocast("cpu", torch.bfloat16):
+        net(pictures)
+    net.eval()(pictures)
+    assert len(calls) == 6
+
+
+def test_the_two_ways_agree_to_rounding() -> None:
+    """A whole step: logits, and every weight's slope."""
+    net, pictures = build(10, 0, dropout=0.0), torch.randn(8, 3, 32, 32)
+    labels = torch.arange(8)
+    found = []
+    for training in (True, False):
+        net.train(training).zero_grad()
+        logits = net(pictures)
+        functional.cross_entropy(logits, labels).backward()
+        found.append([logits.detach(), *(weight.grad for weight in net.parameters())])
+    for ours, theirs in zip(*found, strict=True):
+        assert (ours - theirs).abs().max() < 1e-4 * theirs.abs().max()
+
+
+@pytest.mark.parametrize(
+    ("ours", "plain"),
+    [(lambda: Convolution(4, 6), lambda: nn.Conv2d(4, 6, kernel_size=3, padding=1)),
+     (lambda: Connected(16, 32), lambda: nn.Linear(16, 32))],
+)
+def test_weights_are_those_of_torchs_layer(ours: Any, plain: Any) -> None:
+    torch.manual_seed(0)
+    mine = ours().state_dict()
+    torch.manual_seed(0)
+    theirs = plain().state_dict()
+    assert mine.keys() == theirs.keys()
+    assert all(torch.equal(mine[name], theirs[name]) for name in mine)
+
+
+def test_the_table_names_layers_as_torch_does(table: list[Layer]) -> None:
+    assert {layer.kind for layer in table} == {"Conv2d", "ReLU", "MaxPool2d", "Dropout", "Linear"}
