@@ -1,4 +1,4 @@
-"""Final trainings that kill themselves by -9 at the place that they are told.
+"""Processes that kill themselves by -9 at the place that they are told; final trainings above all.
 
 They are forked from a process that has imported everything and started nothing: a fresh interpreter
 imports for ten seconds. What happened before a kill stands in a file, a line an event.
@@ -43,7 +43,7 @@ class Death:
     process, at the latest at the last one that is left."""
 
     module: str
-    name: str
+    name: str  # with a dot it is a method
     number: int = 1
     after: bool = False
 
@@ -72,15 +72,19 @@ def _there(uri: str, folder: str, target: Callable[..., object], *given: object)
     target(*given)
 
 
+def ended(process: BaseProcess) -> bool:
+    """Wait. Has it come to its end, or was it killed?"""
+    process.join(PATIENCE_SECONDS)
+    assert process.exitcode in (0, -signal.SIGKILL), "see what it said"
+    return process.exitcode == 0
+
+
 def attempt(config: FinalConfig, death: Death | None) -> list[Event] | None:
     """Train in a process of its own, from the last checkpoint if there is one. What happened until
     it was killed; None where it has come to its end."""
     EVENTS.unlink(missing_ok=True)
-    process = started(_train, config, death)
-    process.join(PATIENCE_SECONDS)
-    if process.exitcode == 0:
+    if ended(started(_train, config, death)):
         return None
-    assert process.exitcode == -signal.SIGKILL, "see what it said"
     lines = EVENTS.read_text().splitlines() if EVENTS.exists() else []
     return [Event(kind, int(epoch), float(at)) for kind, epoch, at in map(str.split, lines)]
 
@@ -109,7 +113,7 @@ def _train(config: FinalConfig, death: Death | None) -> None:
         data, settings = given[1], given[2]
         if death and death.name == "train_step":
             left = -(-len(data.train) // settings.batch_size) * (settings.epochs - epoch)
-            _lay(replace(death, number=min(death.number, left)), lambda: note("killed", epoch))
+            lay(replace(death, number=min(death.number, left)), lambda: note("killed", epoch))
         note("from", epoch)
         for result in train.fit(*given):
             epoch += 1
@@ -131,15 +135,18 @@ def _train(config: FinalConfig, death: Death | None) -> None:
     checkpoint.Writer.offer, checkpoint.save = offered, saved  # type: ignore[method-assign]
     final.fit = watched  # type: ignore[attr-defined]
     if death and death.name != "train_step":
-        _lay(death, lambda: note("killed", epoch))
+        lay(death, lambda: note("killed", epoch))
     result = final.run(replace(config, resume="last" if kept else "no"), connect())
     DONE.write_text(f"{result.run_id} {result.model_uri}")
 
 
-def _lay(death: Death, last_word: Callable[[], None]) -> None:
+def lay(death: Death, last_word: Callable[[], None] = lambda: None) -> None:
     """This process will die there."""
-    module, calls = sys.modules[death.module], 0
-    real = getattr(module, death.name)
+    owner, name = sys.modules[death.module], death.name
+    if "." in name:
+        kind, name = name.split(".")
+        owner = getattr(owner, kind)
+    real, calls = getattr(owner, name), 0
 
     def called(*given: Any, **named: Any) -> Any:
         nonlocal calls
@@ -150,7 +157,7 @@ def _lay(death: Death, last_word: Callable[[], None]) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
         return found
 
-    setattr(module, death.name, called)
+    setattr(owner, name, called)
 
 
 def weights_of(uri: str) -> dict[str, torch.Tensor]:
