@@ -43,7 +43,8 @@ server: $(READY)  ## Serve MLflow for a team, with PostgreSQL and a login, until
 
 # A file of tests at a time on each core (tests/conftest.py), torch with one thread.
 test: $(READY)  ## Run the tests
-	OMP_NUM_THREADS=1 $(BIN)/pytest -q -n auto --dist loadgroup --ignore=tests/reliability
+	OMP_NUM_THREADS=1 $(BIN)/pytest -q -n auto --dist loadgroup --no-loadscope-reorder \
+		--ignore=tests/reliability
 
 test-reliability: $(READY)  ## Run the long tests of faults: full disks, hostile parameters
 	OMP_NUM_THREADS=1 $(BIN)/pytest -q -n auto tests/reliability

@@ -22,16 +22,24 @@ from alexnet_mlflow.config import BabysitConfig
 from alexnet_mlflow.stages import StageResult
 
 EACH = 32  # pictures a class
+LONG = {  # files of more than a minute and few tests (measured, two cores)
+    "test_container.py", "test_server.py", "test_final.py", "test_search.py", "test_final_kills.py",
+    "test_search_kills.py", "test_promote_together.py", "test_distributed.py", "test_served.py",
+    "test_compose.py", "test_entry_points.py", "test_study.py", "test_exported.py",
+}
 
 
 @pytest.hookimpl(wrapper=True)  # xdist reads the groups in the same hook: a wrapper comes first
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> Generator[None]:
-    """A file of tests at a time on each core, and all files that look at one run of the whole
-    protocol on the same core, so that it is run once."""
-    whole = {item.path for item in items if "babysat" in getattr(item, "fixturenames", ())}
+    """A file of tests at a time on each core, and all tests that look at one run of the whole
+    protocol on the same core, so that it is run once. The longest files come first, so that no core
+    is left alone with one."""
     for item in items:
-        group = "babysat" if item.path in whole else str(item.path)
+        group = "babysat" if "babysat" in getattr(item, "fixturenames", ()) else str(item.path)
         item.add_marker(pytest.mark.xdist_group(group))
+    items.sort(key=lambda item: (
+        "babysat" not in getattr(item, "fixturenames", ()), item.path.name not in LONG,
+    ))
     return (yield)
 
 

@@ -1,9 +1,8 @@
-"""Several at once, a store that somebody else holds, a clock that jumps, many trials in a row."""
+"""Several at once, a store that somebody else holds, a clock that jumps."""
 
 from __future__ import annotations
 
 import os
-import re
 import sqlite3
 import subprocess
 import sys
@@ -14,19 +13,14 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-import torch
 from mlflow import MlflowClient
 
 from alexnet_mlflow.config import FinalConfig
-from alexnet_mlflow.data import load
-from alexnet_mlflow.model import build
-from alexnet_mlflow.stages import final, train_config
+from alexnet_mlflow.stages import final
 from alexnet_mlflow.track import connect
 from alexnet_mlflow.train import EpochResult, fit
 
-CPU = torch.device("cpu")
 LOCKED_SECONDS = 30
-TRIALS = int(os.environ.get("ALEXNET_TRIALS", "60"))  # 500 take a quarter of an hour
 STEPS_METRICS = ("train_loss", "val_accuracy", "learning_rate")
 
 
@@ -131,29 +125,3 @@ def test_two_demos_in_one_folder(store: Path) -> None:
         assert steps(run.info.run_id, "train_loss") == [1, 2], run.info.run_id
     versions = client.search_model_versions("name = 'alexnet-faces'")
     assert len({version.run_id for version in versions}) == len(versions)
-
-
-def used() -> tuple[int, int, int]:
-    """This process: resident KiB, open files, children (zombies among them)."""
-    status = Path("/proc/self/status").read_text()
-    children = Path("/proc/self/task").glob("*/children")
-    return (
-        int(re.search(r"VmRSS:\s+(\d+)", status)[1]),  # type: ignore[index]
-        len(os.listdir("/proc/self/fd")),
-        sum(len(one.read_text().split()) for one in children),
-    )
-
-
-def test_many_trainings_leave_nothing_behind(store: Path, pictures: Path) -> None:
-    """Memory, open files and children: at the end 5 % above those after a third, at most."""
-    config, seen = settings(pictures, epochs=1, batch_size=40), []
-    data = load(config)
-    for number in range(TRIALS):
-        with connect().child(f"trial {number}", {"stage": "trial"}) as here:
-            for result in fit(build(2, number), data, train_config(config), CPU):
-                here.metrics(result.figures, result.epoch)
-        seen.append(used())
-    begun = seen[TRIALS // 3]
-    for place, name in enumerate(("KiB", "open files", "children")):
-        ended = max(one[place] for one in seen[-3:])
-        assert ended <= 1.05 * begun[place], f"{begun[place]} -> {ended} {name}"

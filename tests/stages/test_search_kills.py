@@ -4,24 +4,35 @@ from __future__ import annotations
 
 import os
 import random
-import subprocess
-import sys
-import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
+from alexnet_mlflow import checkpoint
+from alexnet_mlflow.config import SearchConfig
+from alexnet_mlflow.stages import search
+from alexnet_mlflow.track import connect
+from tests.killed import Death, ended, lay, started
 from tests.stages.test_search import rows_of
 
 KILLS = int(os.environ.get("ALEXNET_KILLS", "4"))
-SEARCH = """
-import sys
-from alexnet_mlflow import checkpoint, cli
-checkpoint.SECONDS_BETWEEN = 0  # after every epoch
-sys.exit(cli.main(sys.argv[1:]))
-"""
+STEPS = 12  # of two epochs
+WRITTEN = Death("alexnet_mlflow.checkpoint", "flush")  # a trial's checkpoint has just its name
+PLACES = [
+    Death("alexnet_mlflow.train", "train_step"), WRITTEN,
+    Death("alexnet_mlflow.study", "Claim.finish"),  # the trial is done, and the record not told
+    Death("alexnet_mlflow.stages.search", "_closed"),  # all trials are done
+]
+
+
+def _search(config: SearchConfig, death: Death | None) -> None:
+    checkpoint.SECONDS_BETWEEN = 0  # after every epoch
+    if death:
+        lay(death)
+    search.run(config, connect())
 
 
 @pytest.mark.skipif(
@@ -31,42 +42,29 @@ sys.exit(cli.main(sys.argv[1:]))
 def test_the_table_of_a_killed_search_is_the_same(
     prune: str, store: Path, pictures: Path, tmp_path: Path, checked: None
 ) -> None:
-    words = [
-        "search", f"--dataset={pictures}", "--batch-size=8", "--trials=3", "--fine-trials=2",
-        "--epochs=3", "--repeats=1", "--optimizer=adam", "--lr-low=1e-5", "--lr-high=1e-3",
-        "--seed=5", f"--prune={prune}", "--device=cpu", "--force",
-    ]
-    command = [sys.executable, "-c", SEARCH, *words]
-    environment = {**os.environ, "MLFLOW_TRACKING_URI": f"sqlite:///{store}/mlflow.db"}
-    whole = {**environment, "ALEXNET_STORAGE": f"sqlite:///{tmp_path}/whole.db"}
-    started = time.monotonic()
-    done = subprocess.run(command, env=whole, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    took = time.monotonic() - started
-    chance, kills, within = random.Random(1), 0, 0
-    while kills < KILLS:
-        with subprocess.Popen(
-            command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-        ) as running:
-            try:  # a search that has ended is followed by another
-                assert running.wait(chance.uniform(0.1, 0.7) * took) == 0
-            except subprocess.TimeoutExpired:
-                running.kill()
-                kills += 1
+    config = SearchConfig(
+        dataset=str(pictures), batch_size=8, trials=3, fine_trials=2, epochs=3, repeats=1,
+        optimizer="adam", lr_low=1e-5, lr_high=1e-3, seed=5, prune=prune, device="cpu", force=True,
+    )
+    search.run(replace(config, storage=f"sqlite:///{tmp_path}/whole.db"), connect())
+    chance, within = random.Random(1), 0
+    for number in range(KILLS):  # the last place is reached once
+        death = PLACES[-1] if number == KILLS - 1 else PLACES[number % (len(PLACES) - 1)]
+        if death.name == "train_step":
+            death = replace(death, number=chance.randint(1, STEPS))
+        assert not ended(started(_search, config, death)), f"it was not killed at {death.name}"
         within += bool(list(Path("checkpoints").glob("*/last.pt")))
-    done = subprocess.run(command, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    assert ended(started(_search, config, None))
     assert within or KILLS < 3, "no kill came within a trial"
 
     client = MlflowClient()
     first, *others = client.search_runs(
         ["0"], "tags.stage = 'search'", order_by=["attributes.start_time ASC"]
     )
-    assert others, "nothing was searched"
-    for other in others:
-        assert other.info.status == "FINISHED", "a killed search has left a second parent"
-        same_table(client, first, other)
-        same_trials(client, other)
+    assert len(others) == 1, "a killed search has left a second parent, or nothing was searched"
+    assert others[0].info.status == "FINISHED"
+    same_table(client, first, others[0])
+    same_trials(client, others[0])
     assert not list(Path("checkpoints").glob("*/last.pt")), "a checkpoint stays"
 
 
