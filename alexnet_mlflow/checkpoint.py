@@ -31,7 +31,11 @@ from alexnet_mlflow.options import BadInput
 
 FOLDER = Path("checkpoints")
 FILE, BEFORE = "last.pt", "previous.pt"
-SECONDS_BETWEEN = 10.0  # a state is 0.3 GB: what is lost at most, besides the epoch that was begun
+SECONDS_BETWEEN = 10.0  # a state is 0.3 GB: what kill -9 loses at most, besides the epoch begun
+# A signal waits for the end of an epoch as short as this. Of a longer one a copy is kept: 42 ms,
+# the first time 250 (measured on 2 cores).
+SHORT_SECONDS = 1.5
+PATIENCE_SECONDS = 2.0  # where that epoch takes longer than the one before it
 
 logger = logging.getLogger(__name__)
 
@@ -68,8 +72,9 @@ def save(path: Path, state: dict[str, Any]) -> None:
 class Writer:
     """Writes checkpoints in a thread: one at a time, SECONDS_BETWEEN apart at least.
 
-    Python waits for the thread when it ends, whatever ends it, so that a signal loses nothing.
-    `at_once`: the first state that is offered is written; else the time begins now.
+    A context, for as long as what is trained may be stopped: a signal leaves the state of the last
+    finished epoch on disk. `at_once`: the first state that is offered is written; else the time
+    begins now.
     """
 
     def __init__(self, path: Path | None, at_once: bool = True) -> None:
@@ -77,27 +82,72 @@ class Writer:
         self._thread: threading.Thread | None = None
         self._began = -math.inf if at_once else time.monotonic()
         self._error: Exception | None = None
+        self._newest: dict[str, Any] | None = None  # not on disk yet
+        self._live = False  # is that the state which the next epoch changes?
 
-    def offer(self, state: Callable[[], dict[str, Any]]) -> bool:
+    def __enter__(self) -> Writer:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        """What was begun is on disk then, and where a signal came, the newest state."""
+        try:
+            signals.rest()
+        except SystemExit:
+            self._stop()
+            raise
+        if kind is not None and issubclass(kind, SystemExit | KeyboardInterrupt):
+            self._stop()
+        self.wait()
+
+    def offer(self, state: Callable[[], dict[str, Any]], seconds: float = math.inf) -> bool:
         """Write what `state` gives, where it is time for that; True where it is being written.
 
+        seconds: what the next epoch may take; inf where none comes, or none can be waited for.
         Raises what the write before met, an OSError or what torch made of it.
         """
         self._raise()
-        if self.path is None or (self._thread and self._thread.is_alive()):
+        busy = self._thread is not None and self._thread.is_alive()
+        if self.path is None or busy or time.monotonic() - self._began < SECONDS_BETWEEN:
+            self.keep(state, seconds)
             return False
-        if time.monotonic() - self._began < SECONDS_BETWEEN:
-            return False
-        self._began = time.monotonic()
-        self._thread = threading.Thread(target=self._write, args=(self.path, copied(state())))
-        self._thread.start()
+        with signals.held():
+            self._newest = None  # its memory is used again
+            self._began = time.monotonic()
+            self._thread = threading.Thread(target=self._write, args=(self.path, copied(state())))
+            self._thread.start()
         return True
+
+    def keep(self, state: Callable[[], dict[str, Any]], seconds: float = 0.0) -> None:
+        """Write this one where a signal comes. seconds: as above; 0: nothing is trained after it.
+        """
+        if self.path is None:
+            return
+        with signals.held():
+            self._newest, self._live = None, seconds <= SHORT_SECONDS
+            self._newest = state() if self._live else copied(state())
+
+    def rest(self) -> None:
+        """After an epoch that was offered, and logged: a signal that has waited is raised."""
+        signals.rest(PATIENCE_SECONDS if self._newest and self._live else 0)
+        if self._live:
+            self._newest = None
 
     def wait(self) -> None:
         """Until what was begun is on disk. Raises what it met."""
         if self._thread:
             self._thread.join()
         self._raise()
+
+    def _stop(self) -> None:
+        """Write the newest state. The process leaves with the signal's code, whatever a disk says.
+        """
+        if self._thread:
+            self._thread.join()
+        if self.path and self._newest:
+            self._write(self.path, self._newest)
+        if self._error:
+            logger.warning("the last checkpoint could not be written (%s)", self._error)
+            self._error = None
 
     def _write(self, path: Path, state: dict[str, Any]) -> None:
         try:

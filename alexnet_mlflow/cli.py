@@ -223,4 +223,10 @@ def _refused(sentence: str) -> int:
 
 def script() -> NoReturn:
     """The console script and `python -m alexnet_mlflow`."""
-    sys.exit(main())
+    try:
+        code = main()
+    except SystemExit as stopped:
+        if signals.since():
+            signals.leave(int(stopped.code or 0))
+        raise
+    sys.exit(code)

@@ -37,7 +37,8 @@ RACES = 100  # how often others may tidy the folder up just when a journal is ma
 TURN = "turn.lock"  # who sends what others have left holds it
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.25, 10.0  # between two tries, doubled each time
 END_SECONDS = 10.0  # a person waits for the prompt; what is left is sent by `sync`
-STOPPED_SECONDS = 3.0  # a stopped process has to leave in five
+STOPPED_SECONDS = 3.5  # after the signal: a stopped process has to leave in five
+LAST_SECONDS = 1.0  # at least, whatever it has waited for before
 PATIENCE_SECONDS = 3600.0  # for an answer without which it cannot go on
 WAY_OUT = "`alexnet-mlflow sync` sends it"
 
@@ -162,7 +163,7 @@ class Journal:
         try:
             yield
         except (KeyboardInterrupt, SystemExit):
-            seconds = STOPPED_SECONDS
+            seconds = max(STOPPED_SECONDS - signals.since(), LAST_SECONDS)
             raise
         finally:
             self._runs -= 1

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 
 from alexnet_mlflow import alive, checkpoint, distributed
 from alexnet_mlflow.config import NOT_PARAMETERS, FinalConfig, parameters
@@ -42,18 +42,18 @@ def checkpointed(
     progress: Progress,
     config: FinalConfig,
     data: Splits,
-    path: Path | None,
+    writer: checkpoint.Writer,
 ) -> Iterator[EpochResult]:
     """The same results; each joins the progress and, where it is time for one, a checkpoint."""
-    writer = checkpoint.Writer(path)
-    try:
-        for result in results:
-            progress.add(result)
-            if not result.diverged:
-                writer.offer(partial(_state_of, progress, config, data))
-            yield result
-    finally:
-        writer.wait()
+    alone = distributed.place().size == 1  # several processes would not stop after the same epoch
+    for result in results:
+        progress.add(result)
+        if not result.diverged:
+            waits = alone and result.epoch != config.epochs
+            state = partial(_state_of, progress, config, data)
+            writer.offer(state, result.epoch_seconds if waits else math.inf)
+        yield result
+        writer.rest()
 
 
 def _state_of(progress: Progress, config: FinalConfig, data: Splits) -> State:

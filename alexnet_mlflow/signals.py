@@ -1,7 +1,8 @@
 """What SIGINT and SIGTERM do, and writes that they must not cut off.
 
 The first one raises SystemExit (130, 143) wherever the program is, so that runs are closed as
-KILLED on the way out; a second one ends the process at once. Raised inside torch's writer the first
+KILLED on the way out; a second one ends the process at once. While short epochs are trained it
+waits for the end of one (`rest`), whose state can be kept. Raised inside torch's writer the first
 would come out as another error; inside MLflow's transaction it would leave the database locked, so
 that the run could not even be closed. `held` lets such a write end first. What the second one cuts
 off is whole on disk all the same: checkpoints are renamed, the next process sends the journal.
@@ -9,33 +10,86 @@ off is whole on disk all the same: checkpoints are renamed, the next process sen
 
 from __future__ import annotations
 
+import atexit
 import os
 import signal
+import sys
 import threading
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import NoReturn
 
 NUMBERS = (signal.SIGINT, signal.SIGTERM)
 
-_stopping = False
+_stopping = False  # it has been raised
+_waiting = 0  # the one that waits for the next rest
+_patience = 0.0  # seconds that it may wait for that
+_came_at = 0.0
 
 
 def listen() -> None:
     """From now on the signals stop this process."""
-    global _stopping
-    _stopping = False
+    global _stopping, _waiting, _patience, _came_at
+    _stopping, _waiting, _patience, _came_at = False, 0, 0.0, 0.0
     for number in NUMBERS:
         signal.signal(number, _stop)
+    signal.signal(signal.SIGALRM, _waited)
 
 
-def _stop(number: int, frame: FrameType | None) -> NoReturn:
-    global _stopping
-    if _stopping:
+def rest(patience: float = 0.0) -> None:
+    """Between two epochs: raise the signal that waits; one that comes from now on waits for the
+    next rest, but for so many seconds at most.
+    """
+    global _waiting, _patience
+    number, _waiting, _patience = _waiting, 0, patience
+    if number:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        _patience = 0.0
+        _stop(number, None)
+
+
+def leave(code: int) -> NoReturn:
+    """When all is closed: end now. Python itself would first take down all that was imported, which
+    is 1.4 to 2.8 seconds of the five that a stopped process has (measured on 2 cores).
+    """
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError):  # nobody reads it any more
+            stream.flush()
+    os._exit(code)
+
+
+def since() -> float:
+    """Seconds since the first signal came; 0 where none did."""
+    return time.monotonic() - _came_at if _came_at else 0.0
+
+
+def _stop(number: int, frame: FrameType | None) -> None:
+    global _stopping, _waiting
+    if _stopping or _waiting:
         os._exit(128 + number)
+    _note()
+    if _patience:
+        _waiting = number
+        signal.setitimer(signal.ITIMER_REAL, _patience)
+        return
     _stopping = True
     raise SystemExit(128 + number)
+
+
+def _waited(number: int, frame: FrameType | None) -> None:
+    """There was no rest in time. Raised as a signal, it still waits for the end of a write."""
+    global _waiting, _patience
+    waiting, _waiting, _patience = _waiting, 0, 0.0
+    if waiting:
+        signal.raise_signal(waiting)
+
+
+def _note() -> None:
+    global _came_at
+    _came_at = _came_at or time.monotonic()
 
 
 @contextmanager
@@ -53,8 +107,9 @@ def held(to_the_end: bool = False) -> Iterator[None]:
     came: list[int] = []
 
     def wait(got: int, frame: FrameType | None) -> None:
-        if came and not to_the_end:
+        if (came or _waiting) and not to_the_end:
             os._exit(128 + got)
+        _note()
         came.append(got)
 
     before = {number: signal.signal(number, wait) for number in NUMBERS}

@@ -64,8 +64,10 @@ class Training:
         self.outcome = self._outcome()
         if self.outcome != "running":
             self.state = result.state() if self.outcome == "pruned" else None
+            self.writer.keep(lambda: self._kept(result.state()))
             return True
-        self.writer.offer(lambda: self._kept(result.state()))
+        self.writer.offer(lambda: self._kept(result.state()), result.epoch_seconds)
+        self.writer.rest()
         return False
 
     def save(self) -> None:

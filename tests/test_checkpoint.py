@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import torch
 
-from alexnet_mlflow import checkpoint
+from alexnet_mlflow import checkpoint, signals
 from alexnet_mlflow.options import BadInput
 
 State = dict[str, Any]
@@ -348,6 +348,13 @@ def test_the_one_before_is_read_where_the_last_one_is_damaged(
 # Writing beside the training
 
 
+def back() -> None:
+    """Python's own handlers again."""
+    signals.listen()  # it forgets what came
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 def test_a_writer_keeps_what_it_was_given_though_training_goes_on(path: Path) -> None:
     writer, live = checkpoint.Writer(path), state(1.0)
     assert writer.offer(lambda: live)
@@ -389,3 +396,49 @@ def test_a_writer_that_could_not_write_says_so(
         writer.wait()
     writer.wait()  # told once
     assert same(checkpoint.load(path), state(1.0))
+
+
+@pytest.mark.parametrize("seconds", [0.5, 60.0])
+def test_a_signal_finds_the_last_finished_state(path: Path, seconds: float) -> None:
+    """Of a short epoch it waits for the end; of a long one a copy is kept."""
+    signals.listen()
+    live = state(0.0)
+    weight = live["model"]["weight"]
+    try:
+        with pytest.raises(SystemExit), checkpoint.Writer(path, at_once=False) as writer:
+            for epoch in (1.0, 2.0, 3.0):
+                weight.fill_(epoch - 0.5)  # in the midst of an epoch
+                if epoch == 3.0:
+                    signal.raise_signal(signal.SIGTERM)
+                weight.fill_(epoch)
+                assert not writer.offer(lambda: live, seconds)
+                writer.rest()
+    finally:
+        back()
+    assert same(checkpoint.load(path), state(3.0 if seconds < 1 else 2.0))
+
+
+def test_what_is_kept_is_written_on_a_signal_alone(path: Path) -> None:
+    with checkpoint.Writer(path, at_once=False) as writer:
+        writer.offer(lambda: state(1.0))
+    assert not path.exists()
+    signals.listen()
+    try:
+        with pytest.raises(SystemExit), checkpoint.Writer(path, at_once=False) as writer:
+            writer.offer(lambda: state(1.0))
+            writer.rest()
+            signal.raise_signal(signal.SIGINT)
+    finally:
+        back()
+    assert same(checkpoint.load(path), state(1.0))
+
+
+def test_a_signal_leaves_with_its_code_though_the_disk_is_full(
+    path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path.parent.mkdir(parents=True)
+    path.with_suffix(".tmp").mkdir()
+    with pytest.raises(SystemExit), checkpoint.Writer(path, at_once=False) as writer:
+        writer.offer(lambda: state(1.0))
+        raise SystemExit(143)
+    assert "the last checkpoint could not be written" in caplog.text

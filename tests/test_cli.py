@@ -8,16 +8,19 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+import torch
 from mlflow import MlflowClient
 
-from alexnet_mlflow import cli
+from alexnet_mlflow import checkpoint, cli
 from alexnet_mlflow.cli import main
 from alexnet_mlflow.commands import COMMANDS
 from alexnet_mlflow.config import STAGES
+from alexnet_mlflow.models import load_model
 
 PROGRAM = [sys.executable, "-m", "alexnet_mlflow"]
 
@@ -106,25 +109,48 @@ def test_a_gate_that_says_no_is_exit_code_1(
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-def test_a_signal_leaves_the_run_killed(
+def test_a_signal_leaves_a_checkpoint_of_the_last_epoch_and_the_run_killed(
     store: Path, pictures: Path, number: signal.Signals, code: int
 ) -> None:
-    command = [*PROGRAM, "final", f"--dataset={pictures}", "--lr=1e-4", "--weight-decay=0"]
-    environment = {"MLFLOW_TRACKING_URI": f"sqlite:///{store}/mlflow.db"}
+    """Within five seconds, long before the next checkpoint is due; what goes on ends as if nothing
+    had been.
+    """
+    words = ["--lr=1e-4", "--weight-decay=0", "--epochs=7", "--batch-size=8", "--device=cpu"]
+    command = [*PROGRAM, "final", f"--dataset={pictures}", *words]
+    environment = {**os.environ, "MLFLOW_TRACKING_URI": f"sqlite:///{store}/mlflow.db"}
     with subprocess.Popen(
-        [*command, "--epochs=10000", "--batch-size=8", "--device=cpu"], cwd=store,
-        env={**os.environ, **environment}, stderr=subprocess.PIPE, text=True,
+        command, cwd=store, env=environment, stderr=subprocess.PIPE, text=True
     ) as process:
         assert process.stderr is not None
         for line in process.stderr:
-            if "epoch 1/10000" in line:
+            if "epoch 4/7" in line:
                 break
+        time.sleep(0.2)  # within the fifth
+        came = time.monotonic()
         process.send_signal(number)
         rest = process.stderr.read()
         assert process.wait(timeout=60) == code, rest
+        assert time.monotonic() - came < 5
     assert "Traceback" not in rest
-    [run] = MlflowClient().search_runs(["0"])
+    client = MlflowClient()
+    [run] = client.search_runs(["0"])
     assert run.info.status == "KILLED"
+    logged = [at.step for at in client.get_metric_history(run.info.run_id, "val_loss")]
+    path = checkpoint.path_of(run.info.run_id, store / checkpoint.FOLDER)
+    assert checkpoint.load(path)["training"]["epoch"] == logged[-1] >= 4
+    if number == signal.SIGINT:
+        return  # as well as the other
+    uris = []
+    for more in (["--resume=last"], []):
+        done = subprocess.run(
+            [*command, *more], cwd=store, env=environment, capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stderr
+        uris.append(json.loads(done.stdout.splitlines()[-1])["model_uri"])
+    assert client.get_run(run.info.run_id).data.tags["model_uri"] == uris[0]
+    assert len(client.get_metric_history(run.info.run_id, "val_loss")) == 7
+    resumed, straight = (load_model(uri).state_dict() for uri in uris)
+    assert all(torch.equal(weight, straight[name]) for name, weight in resumed.items())
 
 
 def test_help_imports_neither_torch_nor_mlflow() -> None:

@@ -47,9 +47,8 @@ def epochs(net: AlexNet, count: int = 3) -> Iterator[EpochResult]:
 def interrupted(name: str, config: FinalConfig = CONFIG, data: Splits = DATA) -> Progress:
     """Leave the checkpoint of a training of two epochs under this run id."""
     progress = Progress()
-    kept = checkpointed(epochs(build(3, 0), 2), progress, config, data, checkpoint.path_of(name))
-    with torch.random.fork_rng(devices=[]):
-        for _ in kept:
+    with torch.random.fork_rng(devices=[]), checkpoint.Writer(checkpoint.path_of(name)) as writer:
+        for _ in checkpointed(epochs(build(3, 0), 2), progress, config, data, writer):
             pass
     return progress
 

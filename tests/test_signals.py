@@ -122,3 +122,56 @@ def test_a_second_signal_ends_the_process_at_once(
             assert process.poll() is None, "the write was cut off"
         process.send_signal(number)
         assert process.wait(timeout=5) == code
+
+
+RESTING = """
+import signal, sys, time
+from alexnet_mlflow import signals
+signals.listen()
+for _ in range(3):
+    signals.rest(float(sys.argv[1]))
+    print("epoch", flush=True)
+    until = time.monotonic() + 1
+    while time.monotonic() < until:
+        time.sleep(0.01)
+    print("done", flush=True)
+signals.rest()
+"""
+
+
+@pytest.mark.parametrize(
+    ("patience", "sent", "code", "told"),
+    [
+        ("9", 1, 143, ["done"]),  # after the epoch in which it came
+        ("9", 2, 143, []),  # a second one leaves at once
+        ("0.3", 1, 143, []),  # the epoch takes longer than it may
+        ("0", 1, 143, []),
+    ],
+)
+def test_a_signal_waits_for_the_end_of_an_epoch(
+    patience: str, sent: int, code: int, told: list[str]
+) -> None:
+    command = [sys.executable, "-c", RESTING, patience]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None and process.stdout.readline() == "epoch\n"
+        for _ in range(sent):
+            time.sleep(0.2)
+            process.send_signal(signal.SIGTERM)
+        assert process.stdout.read().split() == told
+        assert process.wait(timeout=5) == code
+
+
+def test_a_rest_that_is_overdue_does_not_cut_off_a_write() -> None:
+    words = """
+import signal, time
+from alexnet_mlflow import signals
+signals.listen()
+signals.rest(0.2)
+signal.raise_signal(signal.SIGTERM)
+with signals.held():
+    time.sleep(0.6)
+    print("written", flush=True)
+time.sleep(60)
+"""
+    done = subprocess.run([sys.executable, "-c", words], capture_output=True, text=True, timeout=30)
+    assert (done.returncode, done.stdout) == (143, "written\n"), done.stderr

@@ -110,10 +110,11 @@ def _one(
         })
         results = fit(net, data, train_config(config), device, training)
         path = checkpoint.path_of(here.run_id) if here.run_id else None
-        kept = checkpointed(results, progress, config, data, path)
-        for _ in logged(here, shown(kept, config.epochs, f"final {config.optimizer}"), known):
-            pass
-        result = _closed(config, here, data, net, progress)
+        with checkpoint.Writer(path) as writer:
+            kept = checkpointed(results, progress, config, data, writer)
+            for _ in logged(here, shown(kept, config.epochs, f"final {config.optimizer}"), known):
+                pass
+            result = _closed(config, here, data, net, progress)
     # After the run's end is on record, so that a kill in between leaves something to go on with.
     for done in {result.run_id, found} - {None}:  # a copied run's was kept under its old id
         checkpoint.remove(checkpoint.path_of(str(done)))

@@ -330,7 +330,7 @@ def _trial(task: Task, claim: Claim, shown: Trials) -> None:
         net = build(len(task.data.classes), seed) if repeats else task.start
         training = Training(config, claim, here, shown, run_id is not None)
         try:
-            try:
+            with training.writer:  # before anybody else has the trial all is written
                 if training.outcome == "running":
                     results = fit(
                         net, task.data, settings, task.device, training.state, task.shared
@@ -338,10 +338,8 @@ def _trial(task: Task, claim: Claim, shown: Trials) -> None:
                     for result in results:
                         if training.passed(result):
                             break
-            finally:
-                training.writer.wait()  # before anybody else has the trial
-            if training.outcome == "pruned" and _may_go_on(task, slot):
-                training.save()
+                if training.outcome == "pruned" and _may_go_on(task, slot):
+                    training.save()
         except BaseException:
             claim.abandon()
             raise
