@@ -8,13 +8,15 @@ process with
 (b) the same model on one fixed batch: no gather, no augmentation, no sums,
 (c) the report's way: PIL pictures through torchvision transforms in a DataLoader, an optimizer
     that is not fused, with each of the worker counts,
-(d) on a CPU: a training a core, side by side, with one thread each, all of them together: what two
-    trials on two cores take so, and what one after the other with all threads (`fit` itself),
+(d) on a CPU: `fit` with torch's own layers (winograd.py, linear.py); a training a core, side by
+    side, with one thread each, all of them together: what two trials on two cores take so, and what
+    one after the other with all threads (`fit` itself),
 (e) on CUDA: `fit` in fp32 and tf32, with --deterministic, with a step that is not captured, and as
     a trial of a search does, with a capture and a weight decay for all; a trial of few steps from
     its start on, with a capture of its own and with that for all.
 On CUDA the matrix rate and the fixed batch have the precision of `fit`, bf16 where the GPU has it,
-and the report's loop has its own, fp32.
+and the report's loop has its own, fp32. The share of the matrix rate counts the products of the
+direct convolution, also where fewer are done.
 Pictures are noise: speed does not depend on what they show.
 """
 
@@ -32,6 +34,7 @@ import click
 import numpy as np
 import torch
 from PIL import Image
+from torch import nn
 from torch.nn import functional
 from torchvision import transforms
 
@@ -44,7 +47,7 @@ from alexnet_mlflow.data import Split, Splits
 from alexnet_mlflow.device import compute_in, pick_precision
 from alexnet_mlflow.graph import Captured
 from alexnet_mlflow.malloc import keep_freed_memory
-from alexnet_mlflow.model import AlexNet, build, layer_table
+from alexnet_mlflow.model import AlexNet, Connected, Convolution, build, layer_table
 from alexnet_mlflow.optimizers import make_optimizer
 from alexnet_mlflow.train import Shared, fit, train_step
 from benchmarks.record import shown, spread, told
@@ -130,12 +133,23 @@ def gemm_gflops(device: torch.device, precision: str) -> float:
     return times * 2 * MATRIX**3 / seconds_of(work, device) / 1e9
 
 
+def of_torch() -> AlexNet:
+    """The same network of torch's own layers."""
+    net = build(CLASSES, 0)
+    for layer in net.modules():
+        for ours, theirs in ((Convolution, nn.Conv2d), (Connected, nn.Linear)):
+            if isinstance(layer, ours):
+                layer.__class__ = theirs  # the same weights
+    return net
+
+
 def ours(
-    optimizer: str, batch: int, device: torch.device, steps: int, **changes: object
+    optimizer: str, batch: int, device: torch.device, steps: int, net: AlexNet | None = None,
+    **changes: object,
 ) -> float:
     """images/s of one epoch of `fit`, after one that warms up."""
     config = config_of(optimizer, batch, epochs=2, **changes)
-    results = fit(build(CLASSES, 0), noise(batch * steps), config, device)
+    results = fit(net or build(CLASSES, 0), noise(batch * steps), config, device)
     return [result.images_per_second for result in results][1]
 
 
@@ -235,7 +249,7 @@ def reports(
     loader = torch.utils.data.DataLoader(
         data, batch, shuffle=True, num_workers=workers, persistent_workers=workers > 0
     )
-    model = build(CLASSES, 0).to(device).train()
+    model = of_torch().to(device).train()
     kind = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam}[optimizer]
     named = {"momentum": 0.9} if optimizer == "sgd" else {}
     step = kind(model.parameters(), lr=RATES[optimizer], weight_decay=1e-4, fused=False, **named)
@@ -280,6 +294,8 @@ def ratios_of(runs: list[dict[str, float]], flop: float) -> dict[str, list[float
     for other in ("fp32", "tf32", "deterministic", "eager", "as_trial"):
         if other in runs[0]:
             ratios[f"fit_over_{other}"] = [run["fit"] / run[other] for run in runs]
+    if "torchs_layers" in runs[0]:
+        ratios["over_torchs_layers"] = [run["fit"] / run["torchs_layers"] for run in runs]
     if "side_by_side" in runs[0]:
         ratios["side_by_side_over_one_after_other"] = [
             run["side_by_side"] / run["fit"] for run in runs
@@ -297,6 +313,8 @@ def round_of(
     run = {"sgemm_gflops": gemm_gflops(device, precision)}
     run["fit"] = ours(*what)
     run["fixed"] = fixed(*what, precision)
+    if device.type == "cpu":
+        run["torchs_layers"] = ours(*what, net=of_torch())
     if device.type == "cuda":
         run |= {name: ours(*what, precision=name) for name in ("fp32", "tf32")}
         run["eager"] = eagerly(*what)
