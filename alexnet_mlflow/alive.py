@@ -21,6 +21,7 @@ from pathlib import Path
 import filelock
 
 from alexnet_mlflow.checkpoint import FOLDER
+from alexnet_mlflow.process import started, text
 
 LOCKS = FOLDER / "workers"
 
@@ -61,7 +62,7 @@ def gone(worker: Mapping[str, str]) -> bool:
 
 def myself() -> str:
     """Who this process is, as a line of JSON for a run's tag."""
-    return json.dumps({**_here(), "pid": os.getpid(), "started": _started(os.getpid())})
+    return json.dumps({**_here(), "pid": os.getpid(), "started": started(os.getpid())})
 
 
 def ended(process: str) -> bool | None:
@@ -81,7 +82,7 @@ def ended(process: str) -> bool | None:
         return True if here["machine"] else None
     if here["numbers"] != known.get("numbers"):
         return None
-    return _started(pid) != known.get("started")
+    return started(pid) != known.get("started")
 
 
 @functools.cache
@@ -89,8 +90,8 @@ def _here() -> dict[str, str]:
     """Where processes of the same number are the same process."""
     return {
         "host": socket.gethostname(),
-        "machine": _text(Path("/etc/machine-id")),
-        "boot": _text(Path("/proc/sys/kernel/random/boot_id")),
+        "machine": text(Path("/etc/machine-id")),
+        "boot": text(Path("/proc/sys/kernel/random/boot_id")),
         "numbers": _namespace(),
     }
 
@@ -99,18 +100,4 @@ def _namespace() -> str:
     try:
         return os.readlink("/proc/self/ns/pid")
     except OSError:
-        return ""
-
-
-def _started(pid: int) -> str:
-    """When the process started, in ticks since the boot; empty where there is none."""
-    text = _text(Path(f"/proc/{pid}/stat"))
-    fields = text.rpartition(")")[2].split()  # its name may have spaces and brackets
-    return fields[19] if len(fields) > 19 and fields[0] not in "ZX" else ""
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text().strip()
-    except (OSError, UnicodeDecodeError):
         return ""

@@ -16,7 +16,7 @@ from typing import Any, NoReturn
 
 import click
 
-from alexnet_mlflow import __version__, refusals, signals
+from alexnet_mlflow import __version__, refusals, runner, signals
 from alexnet_mlflow.commands import COMMANDS, DATA_COMMANDS, DockerRunConfig, ServerConfig
 from alexnet_mlflow.config import STAGES
 from alexnet_mlflow.options import AUTO, BadInput, in_one_line, option_name, option_text
@@ -193,6 +193,7 @@ for _name, _config in DATA_COMMANDS.items():
 def main(arguments: list[str] | None = None) -> int:
     """Parse and run; returns the exit code."""
     signals.listen()
+    runner.watch()
     try:
         code = commands.main(arguments, prog_name="alexnet-mlflow", standalone_mode=False)
     except click.exceptions.NoArgsIsHelpError as error:

@@ -21,13 +21,13 @@ PACKAGE = "alexnet_mlflow"
 
 # A module imports only from what stands before it.
 ORDER = (
-    "disk", "options", "refusals", "config", "commands", "signals", "postgres", "server",
-    "data", "augment", "recipe", "winograd", "linear", "model", "score", "compare", "contest",
-    "detect", "checks", "device", "distributed", "graph", "malloc", "optimizers", "train",
-    "probes", "checkpoint", "alive", "turn", "progress", "space", "prune", "plots", "runs",
-    "reach", "journal", "delivery", "exported", "served", "models", "track", "registry", "sync",
-    "health", "candidates", "storage", "study", "trial", "engines", "gate", "resume",
-    "findings", "evaluation", "stages", "pipeline", "cli",
+    "disk", "options", "refusals", "config", "commands", "signals", "process", "runner",
+    "postgres", "server", "data", "augment", "recipe", "winograd", "linear", "model", "score",
+    "compare", "contest", "detect", "checks", "device", "distributed", "graph", "malloc",
+    "optimizers", "train", "probes", "checkpoint", "alive", "turn", "progress", "space",
+    "prune", "plots", "runs", "reach", "journal", "delivery", "exported", "served", "models",
+    "track", "registry", "sync", "health", "candidates", "storage", "study", "trial", "engines",
+    "gate", "resume", "findings", "evaluation", "stages", "pipeline", "cli",
 )
 # Libraries that these modules alone may import ...
 ONLY_IN = {

@@ -1,0 +1,52 @@
+"""Where `mlflow run` has started this process: its end is a SIGTERM to this process too.
+
+MLflow's runner passes no signal on, and its training would go on without it. The kernel's own
+PR_SET_PDEATHSIG tells of the parent's thread, and a shell may stand between: so a thread looks.
+Left out: a runner that was called from Python (mlflow.projects.run), which nothing tells apart from
+other parents; one outside of this container, whose end nothing in here can see.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from alexnet_mlflow import process
+
+LOOK_SECONDS = 1.0
+
+
+def watch() -> bool:
+    """From now on this process stops with its runner. False where there is none."""
+    pid = found() if "MLFLOW_RUN_ID" in os.environ else None
+    if pid is None:
+        return False
+    began = process.started(pid)
+    threading.Thread(target=_look, args=(pid, began), name="runner", daemon=True).start()
+    return True
+
+
+def found() -> int | None:
+    """The nearest process above this one that is `mlflow run`."""
+    return next((pid for pid in _above(os.getpid()) if _runs(process.words(pid))), None)
+
+
+def _above(pid: int) -> Iterator[int]:
+    while (pid := process.parent(pid)) > 0:
+        yield pid
+
+
+def _runs(words: list[str]) -> bool:
+    """`mlflow run ...`, `python /path/mlflow run ...` or `python -m mlflow run ...`."""
+    names = [Path(word).name for word in words[:4]]
+    return ("mlflow", "run") in zip(names, names[1:], strict=False)
+
+
+def _look(pid: int, began: str) -> None:
+    while began and process.started(pid) == began:
+        time.sleep(LOOK_SECONDS)
+    os.kill(os.getpid(), signal.SIGTERM)

@@ -1,0 +1,103 @@
+"""A process that a program called `mlflow run` has started ends with it, and with nothing else."""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from alexnet_mlflow import runner
+
+pytestmark = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="there is no /proc")
+
+STAGE = """
+import time
+from alexnet_mlflow import runner, signals
+signals.listen()
+runner.LOOK_SECONDS = 0.1
+print(runner.watch(), flush=True)
+try:
+    time.sleep(60)
+finally:
+    print("closed", flush=True)
+"""
+# A shell stands between, as it may below MLflow's; above is the one that a person has used.
+PROGRAM = """
+import subprocess, sys
+subprocess.run(["bash", "-c", "\\"$0\\" -c \\"$1\\"; true", sys.executable, sys.argv[-1]])
+"""
+
+
+@pytest.fixture
+def mlflow(tmp_path: Path) -> Path:
+    """A program of that name, which starts what it is given."""
+    path = tmp_path / "mlflow"
+    path.write_text(PROGRAM)
+    return path
+
+
+def begun(*words: object) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [str(word) for word in words], stdout=subprocess.PIPE, text=True, start_new_session=True,
+        env={**os.environ, "MLFLOW_RUN_ID": "a1"},
+    )
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_it_ends_with_its_runner(mlflow: Path, number: signal.Signals) -> None:
+    with begun(sys.executable, mlflow, "run", ".", STAGE) as program:
+        assert program.stdout is not None and program.stdout.readline() == "True\n"
+        program.send_signal(number)
+        assert program.wait(5) == -number
+        assert program.stdout.read() == "closed\n"
+
+
+def test_it_outlives_the_shell_above_its_runner(mlflow: Path) -> None:
+    line = f'"{sys.executable}" "{mlflow}" run . "$0" & sleep 60'
+    with begun("bash", "-c", line, STAGE) as shell:
+        assert shell.stdout is not None and shell.stdout.readline() == "True\n"
+        shell.kill()
+        shell.wait(5)
+        said, _, _ = select.select([shell.stdout], [], [], 1.0)
+        assert not said, "it was stopped"
+        os.killpg(shell.pid, signal.SIGKILL)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("bash", "-c", f"{sys.executable} -c \"$0\"; true", STAGE),  # no runner
+        (sys.executable, "MLFLOW", "server", STAGE),  # MLflow, but not its runner
+    ],
+)
+def test_other_programs_are_no_runners(mlflow: Path, words: tuple[str, ...]) -> None:
+    words = tuple(str(mlflow) if word == "MLFLOW" else word for word in words)
+    with begun(*words) as program:
+        assert program.stdout is not None and program.stdout.readline() == "False\n"
+        os.killpg(program.pid, signal.SIGKILL)
+
+
+@pytest.mark.parametrize(
+    ("line", "runs"),
+    [
+        ("mlflow run . -e final", True),
+        ("/venv/bin/python /venv/bin/mlflow run .", True),
+        ("python -m mlflow run .", True),
+        ("mlflow server", False),
+        ("vim mlflow", False),
+        ("bash -c mlflow_run", False),
+        ("", False),
+    ],
+)
+def test_what_a_runner_is_called(line: str, runs: bool) -> None:
+    assert runner._runs(line.split(" ")) == runs
+
+
+def test_without_a_run_of_mlflows_nobody_watches(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MLFLOW_RUN_ID", raising=False)
+    assert not runner.watch()
