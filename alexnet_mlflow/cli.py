@@ -206,7 +206,7 @@ def main(arguments: list[str] | None = None) -> int:
     except BadInput as error:
         return _refused(str(error))
     except Exception as error:
-        if sentence := refusals.told(error):
+        if sentence := refusals.told(error) or refusals.busy(error):
             return _refused(sentence)
         raise
     return code if isinstance(code, int) else 0

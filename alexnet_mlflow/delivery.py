@@ -2,8 +2,9 @@
 
 Metrics keep the moment at which they were logged, and MLflow's stores drop a row that they have;
 parameters and tags are set to the same text, files are written over, a data set is looked for
-first; a run's end has its own time. A `Link` is a store with its journal: what was logged arrives
-before anything is asked. Left out: what is asked (track.py).
+first; a run's end has its own time. What comes late, of a run with which another process has gone
+on, is left out: that one tells the same and more. A `Link` is a store with its journal: what was
+logged arrives before anything is asked. Left out: what is asked (track.py).
 """
 
 from __future__ import annotations
@@ -11,9 +12,19 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from alexnet_mlflow.journal import PATIENCE_SECONDS, Entry, Journal, Left, Outage, deliver
+from alexnet_mlflow import signals
+from alexnet_mlflow.journal import (
+    LAST_SECONDS,
+    PATIENCE_SECONDS,
+    Entry,
+    Journal,
+    Left,
+    Outage,
+    deliver,
+)
+from alexnet_mlflow.runs import PROCESS
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -77,10 +88,28 @@ class Link:
 
     def deliver(self, patiently: bool = False) -> Left:
         """Send what processes that are gone have left."""
-        def patient(entry: Entry, copy: Path) -> None:
-            self.outage.asked(lambda: self._send(entry, copy))
+        owner = functools.cache(self._owner)
 
-        return deliver(self.outage.store, patient if patiently else self._send)
+        def late(entry: Entry, copy: Path) -> None:
+            if not entry.process or owner(entry.run_id) in ("", entry.process):
+                self._send(entry, copy)
+
+        def patient(entry: Entry, copy: Path) -> None:
+            self.outage.asked(lambda: late(entry, copy))
+
+        return deliver(self.outage.store, patient if patiently else late)
+
+    def _owner(self, run_id: str) -> str:
+        """The process that has opened the run last."""
+        return str(self.client.get_run(run_id).data.tags.get(PROCESS, ""))
+
+    def sent(self, run_id: str, kind: str, values: dict[str, Any]) -> bool:
+        """Send this past the journal, whose disk takes no more. False where the store is away."""
+        if not self.journal.drained(LAST_SECONDS):
+            return False
+        with signals.held():
+            self._send(Entry(0, run_id, kind, values), Path())
+        return True
 
     def drain(self) -> None:
         """Wait until all that was logged has been sent. BadInput after an hour."""

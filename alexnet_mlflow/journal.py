@@ -27,7 +27,7 @@ from typing import Any, BinaryIO, TypeVar
 
 import filelock
 
-from alexnet_mlflow import checkpoint, reach, signals
+from alexnet_mlflow import alive, checkpoint, reach, signals
 from alexnet_mlflow.disk import flush, written
 from alexnet_mlflow.options import BadInput
 from alexnet_mlflow.progress import say
@@ -47,13 +47,16 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Entry:
-    """One thing to be sent. `file`: of the copy, for kinds that have one."""
+    """One thing to be sent. `file`: of the copy, for kinds that have one. `process`: which must
+    still have the run when this is sent late (alive.py); empty for what is noted on another's run.
+    """
 
     number: int
     run_id: str
     kind: str
     values: dict[str, Any]
     file: str = ""
+    process: str = ""
 
 
 Send = Callable[[Entry, Path], None]  # the path is the copy's; raises what the store raises
@@ -127,9 +130,10 @@ class Journal:
 
     def add(
         self, run_id: str, kind: str, values: dict[str, Any], file: str = "",
-        write: Callable[[Path], object] | None = None,
+        write: Callable[[Path], object] | None = None, own: bool = True,
     ) -> None:
-        """Put an entry on disk; it is sent soon. `write` makes the copy called `file`.
+        """Put an entry on disk; it is sent soon. `write` makes the copy called `file`. `own`: of a
+        run that this process has open.
 
         Raises the OSError of a disk that takes no more.
         """
@@ -137,7 +141,8 @@ class Journal:
             if self._on is None:
                 self._on = _File.new(self._folder, self._outage.store)
             self._number += 1
-            entry = Entry(self._number, run_id, kind, values, file)
+            process = alive.myself() if own else ""
+            entry = Entry(self._number, run_id, kind, values, file, process)
             if write:
                 self._on.keep(entry, write)
             self._on.append(asdict(entry))

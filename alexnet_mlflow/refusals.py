@@ -29,9 +29,15 @@ BY_WORDS = (
     ("unable to open database file", "the database cannot be opened", RIGHTS),
     ("No space left on device", "a disk is full", FULL),
     ("PytorchStreamWriter failed", "a file of torch could not be written to its end", FULL),
+    (r"must be in the 'active' state|[Rr]un with id=?'?\w* not found",
+     "the run was deleted in the tracking store while it went on",
+     "`mlflow runs restore --run-id ID` brings it back, and --resume=ID goes on with it"),
     ("gloo/transport|ncclRemoteError|ncclSystemError",
      "another process of this training has ended", f"see what it said, {AGAIN} with --resume=last"),
 )
+# Of a store that is only asked once, and may answer later.
+BUSY = "database is locked"
+LATER = f"somebody else has locked the database of the tracking store: wait a little, {AGAIN}"
 
 
 def told(error: BaseException) -> str | None:
@@ -46,6 +52,11 @@ def told(error: BaseException) -> str | None:
             if re.search(words, str(one)):
                 return f"{what}: {way}"
     return None
+
+
+def busy(error: BaseException) -> str | None:
+    """The sentence, where the same may go well in a moment."""
+    return LATER if any(BUSY in str(one) for one in _chain(error)) else None
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:

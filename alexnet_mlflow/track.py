@@ -109,7 +109,7 @@ class MlflowTracker(NullTracker):
         self, name: str, tags: Mapping[str, object], run_id: str | None = None
     ) -> Iterator[Tracker]:
         tags = {**tags, PROCESS: alive.myself()}  # whether it still runs: `doctor`
-        run_id = self._here(run_id) if run_id else None
+        run_id = run_id and self._here(run_id)
         runner = os.environ.pop("MLFLOW_RUN_ID", None) if self.run_id is None else None
         if runner and run_id:
             self.mark(runner, {**tags, "continues": run_id})
@@ -130,6 +130,7 @@ class MlflowTracker(NullTracker):
                 stopped = isinstance(error, KeyboardInterrupt | SystemExit | GeneratorExit)
                 with suppress(Exception):  # the first error is the one to be told
                     tracker.tags({"outcome": "failed"})
+                with suppress(Exception):  # a full disk takes no tags
                     tracker._end("KILLED" if stopped else "FAILED")
                 raise
             if tracker._status != "RUNNING":
@@ -169,10 +170,9 @@ class MlflowTracker(NullTracker):
     def _reopened(self, run_id: str, name: str | None, tags: Mapping[str, str]) -> Run:
         """A run that is there: what a process that is gone has left of it comes first."""
         self._link.deliver(patiently=True)
-        if name and not self._unnamed(run_id):
-            name = None
-        self._link.asked(lambda: self._client.update_run(run_id, "RUNNING", name))
-        self.mark(run_id, tags)
+        named = name if name and self._unnamed(run_id) else None
+        self._link.asked(lambda: self._client.update_run(run_id, "RUNNING", named))
+        self._journal.add(run_id, "batch", {"tags": dict(tags)})
         return self._link.asked(lambda: self._client.get_run(run_id))
 
     def below(self, run_id: str) -> Tracker:
@@ -193,7 +193,12 @@ class MlflowTracker(NullTracker):
         return re.fullmatch(r"[a-z]+-[a-z]+-\d+", name) is not None
 
     def _end(self, status: str) -> None:
-        self._journal.add(self._run, "end", {"status": status, "time_ms": _now_ms()})
+        values = {"status": status, "time_ms": _now_ms()}
+        try:
+            self._journal.add(self._run, "end", values)
+        except OSError:
+            if not self._link.sent(self._run, "end", values):
+                raise
 
     def params(self, values: Mapping[str, object]) -> None:
         known, new = self._params, {}
@@ -211,7 +216,7 @@ class MlflowTracker(NullTracker):
 
     def mark(self, run_id: str, values: Mapping[str, object]) -> None:
         texts = {name: str(value) for name, value in values.items()}
-        self._journal.add(run_id, "batch", {"tags": texts})
+        self._journal.add(run_id, "batch", {"tags": texts}, own=run_id == self.run_id)
         self._journal.settle(END_SECONDS)
 
     def metrics(
@@ -263,12 +268,10 @@ class MlflowTracker(NullTracker):
     def dataset(self, data: Described, context: str) -> None:
         served = data.source.startswith(("http://", "https://"))
         profile = {"sha256": data.digest, "counts": data.counts, "skipped": data.skipped}
+        source, kind = ({"url": data.source}, "http") if served else ({"uri": data.source}, "local")
         entity = {
-            "name": data.title,
-            "digest": data.digest[:DIGEST_LENGTH],
-            "source_type": "http" if served else "local",
-            "source": json.dumps({"url" if served else "uri": data.source}),
-            "profile": json.dumps(profile),
+            "name": data.title, "digest": data.digest[:DIGEST_LENGTH], "source_type": kind,
+            "source": json.dumps(source), "profile": json.dumps(profile),
         }
         self._journal.add(self._run, "data", {"entity": entity, "context": context})
 
@@ -298,8 +301,8 @@ class MlflowTracker(NullTracker):
         self._status = "FAILED"
 
     def steps(self, metric: str) -> set[int]:
-        ask = self._client.get_metric_history
-        return {point.step for point in self._link.asked(lambda: ask(self._run, metric))}
+        ask = partial(self._client.get_metric_history, self._run, metric)
+        return {point.step for point in self._link.asked(ask)}
 
     def latest(self, **tags: str) -> FoundRun | None:
         return self._first(["attributes.status = 'FINISHED'"], tags, "DESC")
@@ -314,9 +317,8 @@ class MlflowTracker(NullTracker):
         from mlflow.entities import ViewType
 
         def page(token: str | None) -> Any:
-            ask = self._client.search_runs
             where = [self._experiment_id], _wanted([], tags), ViewType.ALL
-            return self._link.asked(lambda: ask(*where, page_token=token))
+            return self._link.asked(lambda: self._client.search_runs(*where, page_token=token))
 
         runs = page(None)
         found = len(runs)
@@ -328,11 +330,9 @@ class MlflowTracker(NullTracker):
     def _first(
         self, conditions: list[str], tags: Mapping[str, str], order: str
     ) -> FoundRun | None:
+        by, wanted = [f"attributes.start_time {order}"], _wanted(conditions, tags)
         runs = self._link.asked(lambda: self._client.search_runs(
-            [self._experiment_id],
-            _wanted(conditions, tags),
-            order_by=[f"attributes.start_time {order}"],
-            max_results=1,
+            [self._experiment_id], wanted, order_by=by, max_results=1
         ))
         return _found(runs[0]) if runs else None
 

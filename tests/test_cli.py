@@ -9,8 +9,9 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -21,6 +22,8 @@ from alexnet_mlflow.cli import main
 from alexnet_mlflow.commands import COMMANDS
 from alexnet_mlflow.config import STAGES
 from alexnet_mlflow.models import load_model
+from alexnet_mlflow.stages import final
+from alexnet_mlflow.train import EpochResult
 
 PROGRAM = [sys.executable, "-m", "alexnet_mlflow"]
 
@@ -95,6 +98,26 @@ def test_a_corrupt_picture_is_named_and_can_be_left_out(
     assert code == 0 and last["verdict"] == "pass"
     [run] = MlflowClient().search_runs(["0"])
     assert run.data.metrics["pictures_skipped"] == 1
+
+
+def test_a_run_that_is_deleted_while_it_is_trained_is_told(
+    store: Path, pictures: Path, capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    shown = final.shown
+
+    def deleting(*given: Any) -> Iterator[EpochResult]:
+        for result in shown(*given):
+            if result.epoch == 1:
+                [run] = MlflowClient().search_runs(["0"])
+                MlflowClient().delete_run(run.info.run_id)
+            yield result
+
+    monkeypatch.setattr(final, "shown", deleting)
+    words = ["--lr=1e-4", "--weight-decay=0", "--epochs=2", "--batch-size=8", "--device=cpu"]
+    assert main(["final", f"--dataset={pictures}", *words]) == 2
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last.startswith("Error: the run was deleted") and "mlflow runs restore" in last
 
 
 def test_a_gate_that_says_no_is_exit_code_1(

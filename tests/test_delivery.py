@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -9,6 +10,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -333,6 +335,43 @@ def test_sigterm_while_the_store_is_away_leaves_the_rest_to_the_run_that_goes_on
     assert steps(run_id) == list(range(1, 21))
     assert MlflowClient().get_run(run_id).info.status == "FINISHED"
     assert mlflow.artifacts.load_text(f"runs:/{run_id}/last.txt") == "epoch 20"
+
+
+def test_what_is_left_of_a_run_that_another_process_has_ended_changes_nothing(
+    proxy: Flaky, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It goes on in another folder, whose process knows nothing of the journal in this one."""
+    run_id = killed(proxy, signal.SIGTERM)
+    (tmp_path / "other").mkdir()
+    monkeypatch.chdir(tmp_path / "other")
+    with logging(proxy, run_id) as process:
+        assert process.communicate(timeout=120) and process.returncode == 0
+    ended = MlflowClient().get_run(run_id)
+    monkeypatch.chdir(tmp_path)
+    assert main(["sync"]) == 0 and not Path("checkpoints").exists()
+    assert steps(run_id) == list(range(1, 21)), "an epoch stands twice"
+    again = MlflowClient().get_run(run_id)
+    assert again.info.status == "FINISHED" and again.info.end_time == ended.info.end_time
+    assert again.data.tags == ended.data.tags
+
+
+@pytest.mark.parametrize("status", ["FINISHED", "FAILED"])
+def test_the_end_of_a_run_arrives_though_the_journals_disk_is_full(
+    store: Path, monkeypatch: pytest.MonkeyPatch, status: str
+) -> None:
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    failing = pytest.raises(OSError, match="No space left")
+    with monkeypatch.context() as patch, failing if status == "FAILED" else nullcontext():
+        with connect().child("x", {"stage": "final"}) as run:
+            run.metrics({"loss": 1.0}, 1)
+            patch.setattr(os, "fsync", full)
+            if status == "FAILED":
+                run.metrics({"loss": 0.5}, 2)
+    found = MlflowClient().get_run(str(run.run_id))
+    assert found.info.status == status and found.info.end_time
+    assert 1 in steps(str(run.run_id))
 
 
 def test_sync_says_what_belongs_to_another_store(

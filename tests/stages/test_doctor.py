@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +56,19 @@ def test_orphans_are_named_then_closed(store: Path, capsys: pytest.CaptureFixtur
     assert {one.info.status for one in MlflowClient().search_runs(["0"])} == {"FAILED"}
     code, lines, last = doctor(capsys, "--fix")
     assert code == 0 and last["closed"] == last["left_open"] == []
+
+
+def test_a_store_that_somebody_locks_is_told(
+    store: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    killed()
+    with closing(sqlite3.connect(store / "mlflow.db", isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        assert main(["doctor", "--fix"]) == 2
+        told = capsys.readouterr()
+        assert told.out == "" and told.err.startswith("Error: somebody else has locked")
+        assert told.err.count("\n") == 1
+    assert main(["doctor", "--fix"]) == 0
 
 
 def test_a_store_that_says_no_is_exit_code_1(
