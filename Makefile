@@ -41,13 +41,14 @@ ui: $(READY)  ## Open the runs in the MLflow UI, http://127.0.0.1:5000
 server: $(READY)  ## Serve MLflow for a team, with PostgreSQL and a login, until Ctrl-C
 	$(BIN)/alexnet-mlflow server
 
-# A file of tests at a time on each core (tests/conftest.py), torch with one thread.
-test: $(READY)  ## Run the tests
-	OMP_NUM_THREADS=1 $(BIN)/pytest -q -n auto --dist loadgroup --no-loadscope-reorder \
-		--ignore=tests/reliability
+# What goes together, and in which order, says tests/conftest.py; torch has one thread.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -q -n auto --dist loadgroup --no-loadscope-reorder
 
-test-reliability: $(READY)  ## Run the long tests of faults: full disks, hostile parameters
-	OMP_NUM_THREADS=1 $(BIN)/pytest -q -n auto tests/reliability
+test: $(READY)  ## Run the tests
+	$(PYTEST) --ignore=tests/reliability
+
+test-reliability: $(READY)  ## Run the long tests of faults: kills, full disks, 500 trials
+	$(PYTEST) tests/reliability
 
 audit: $(READY)  ## Ask api.osv.dev whether the locked packages have known vulnerabilities
 	for lock in requirements.txt requirements-dev.txt docker/requirements-server.txt; do \

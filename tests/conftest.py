@@ -23,6 +23,7 @@ from alexnet_mlflow.stages import StageResult
 
 EACH = 32  # pictures a class
 LONG = {  # files of more than a minute and few tests (measured, two cores)
+    "test_kills.py", "test_soak.py",
     "test_container.py", "test_server.py", "test_final.py", "test_search.py", "test_final_kills.py",
     "test_search_kills.py", "test_promote_together.py", "test_distributed.py", "test_served.py",
     "test_compose.py", "test_entry_points.py", "test_study.py", "test_exported.py",
@@ -31,15 +32,15 @@ LONG = {  # files of more than a minute and few tests (measured, two cores)
 
 @pytest.hookimpl(wrapper=True)  # xdist reads the groups in the same hook: a wrapper comes first
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> Generator[None]:
-    """A file of tests at a time on each core, and all tests that look at one run of the whole
-    protocol on the same core, so that it is run once. The longest files come first, so that no core
-    is left alone with one."""
+    """A file of tests at a time on each core (of the reliability tests each alone, which share
+    nothing), and all tests that look at one run of the whole protocol on the same core, so that it
+    is run once. The longest come first, so that no core is left alone with one."""
+    shared = {item for item in items if "babysat" in getattr(item, "fixturenames", ())}
     for item in items:
-        group = "babysat" if "babysat" in getattr(item, "fixturenames", ()) else str(item.path)
+        alone = item.path.parent.name == "reliability"
+        group = "babysat" if item in shared else item.nodeid if alone else str(item.path)
         item.add_marker(pytest.mark.xdist_group(group))
-    items.sort(key=lambda item: (
-        "babysat" not in getattr(item, "fixturenames", ()), item.path.name not in LONG,
-    ))
+    items.sort(key=lambda item: (item not in shared, item.path.name not in LONG))
     return (yield)
 
 

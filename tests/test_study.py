@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import subprocess
-import sys
+import os
+import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TypeVar
 
 import pytest
 import sqlalchemy
@@ -20,10 +21,13 @@ from alexnet_mlflow.options import BadInput
 from alexnet_mlflow.space import Outcome, Point, Range, Space, draws
 from alexnet_mlflow.storage import quietly, url_of
 from alexnet_mlflow.study import Claim, Slot, Study, importances, name_of
-from tests import postgres
+from tests import killed, postgres
 
 SPACE = Space(Range(1e-5, 1e5), Range(1e-6, 1e-3))
 SAME = {"seed": 0, "trials": 4}
+PATIENCE_SECONDS = 60  # for a loaded machine
+
+T = TypeVar("T")
 
 
 def slots(count: int = 4) -> list[Slot]:
@@ -53,6 +57,15 @@ def server() -> Iterator[str]:
 @pytest.fixture(params=["sqlite", "postgresql"])
 def url(request: pytest.FixtureRequest) -> str:
     return url_of("") if request.param == "sqlite" else request.getfixturevalue("server")
+
+
+def awaited(ask: Callable[[], T | None]) -> T:
+    """What is answered as soon as something is."""
+    until = time.monotonic() + PATIENCE_SECONDS
+    while (found := ask()) is None:
+        assert time.monotonic() < until, "nothing came"
+        time.sleep(0.1)
+    return found
 
 
 def opened(name: str = "it", url: str | None = None) -> Study:
@@ -163,51 +176,38 @@ def test_a_worker_elsewhere_that_died_before_its_first_heartbeat_is_given_up(
             lost = study.optuna.ask()
         lost.set_user_attr("worker", {"host": "elsewhere", "lock": "/x/y.lock"})
         assert study.claim(slots(1)) is None
-        time.sleep(1.5)
-        claim = study.claim(slots(1))
-        assert claim and claim.again
+        assert awaited(lambda: study.claim(slots(1))).again
 
 
-WORKER = """
-import sys
-from tests.test_study import Study, SAME, result, slots
-with Study(sys.argv[1], "many", SAME) as study:
-    while claim := study.claim(slots(24)):
-        claim.started(None)
-        claim.report([(0.5, 0.7)])
-        assert claim.finish("completed", 0.5, result(claim))
-        print(claim.slot.name)
-"""
+def _works(url: str) -> None:
+    """Another process: it fills slots as long as there are any."""
+    with Study(url, "many", SAME) as study:
+        while claim := study.claim(slots(24)):
+            claim.started(None)
+            claim.report([(0.5, 0.7)])
+            assert claim.finish("completed", 0.5, result(claim))
+            with open("filled", "a") as file:
+                file.write(f"{claim.slot.name}\n")
 
 
 def test_several_processes_share_the_slots(url: str) -> None:
-    root = str(Path(__file__).parents[1])
-    command = [sys.executable, "-c", f"import sys; sys.path.insert(0, {root!r})\n{WORKER}", url]
-    running = [
-        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-        for _ in range(3)
-    ]
-    said = [worker.communicate(timeout=120) for worker in running]
-    assert [worker.returncode for worker in running] == [0, 0, 0], said
-    filled = [line for out, _ in said for line in out.splitlines()]
+    running = [killed.started(_works, url) for _ in range(3)]
+    assert all([killed.ended(worker) for worker in running])
+    filled = Path("filled").read_text().splitlines()
     assert sorted(filled) == sorted(slot.name for slot in slots(24)), "one was lost or done twice"
 
 
-KILLED = """
-import os, signal, sys
-from tests.test_study import Study, SAME, slots
-study = Study(sys.argv[1], "killed", SAME)
-claim = study.claim(slots())
-claim.started("run1")
-claim.report([(0.5, 0.7)])
-os.kill(os.getpid(), signal.SIGKILL)
-"""
+def _dies(url: str) -> None:
+    study = Study(url, "killed", SAME)
+    claim = study.claim(slots())
+    assert claim
+    claim.started("run1")
+    claim.report([(0.5, 0.7)])
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def test_a_killed_worker_s_slot_is_taken_over_at_once(url: str) -> None:
-    root = str(Path(__file__).parents[1])
-    command = [sys.executable, "-c", f"import sys; sys.path.insert(0, {root!r})\n{KILLED}", url]
-    assert subprocess.run(command).returncode == -9
+    assert not killed.ended(killed.started(_dies, url))
     with opened("killed", url) as study:
         claim = study.claim(slots())
         assert claim and claim.slot.number == 1 and claim.run_id == "run1" and claim.again
@@ -230,9 +230,8 @@ def test_a_silent_worker_elsewhere_is_given_up_after_the_grace(
         with opened() as other:
             assert other.claim(slots(1)) is None, "its heart beats"
             lost._done.set()
-            time.sleep(5)
-            taken = other.claim(slots(1))
-            assert taken and taken.again
+            taken = awaited(lambda: other.claim(slots(1)))
+            assert taken.again
             assert not lost.report([(0.9, 0.1)]), "it goes on in a slot that is another's"
             assert not lost.finish("completed", 0.9, result(lost)), "both have filled one slot"
             assert taken.finish("completed", 0.5, result(taken))
@@ -273,19 +272,17 @@ def test_who_leads() -> None:
 def test_a_leader_elsewhere_is_gone_when_its_heart_stands_still(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(module, "GRACE_SECONDS", 6)
+    monkeypatch.setattr(module, "GRACE_SECONDS", 3)
     monkeypatch.setattr(module, "HEARTBEAT_SECONDS", 0.2)
     with opened() as one:
         one.worker = {"host": "elsewhere", "lock": "/x/y.lock", "folder": "0:0"}
         assert one.lead()
         with opened() as other:
-            for _ in range(8):
+            for _ in range(8):  # longer than the grace
                 time.sleep(0.5)
                 assert not other.leaderless() and not other.lead()
             one._left.set()
-            other.leaderless()  # it sees the last beat
-            time.sleep(7)
-            assert other.leaderless() and other.lead()
+            assert awaited(lambda: other.leaderless() or None) and other.lead()
 
 
 def test_a_diverged_trial_ranks_last_whatever_came_before() -> None:
