@@ -176,6 +176,29 @@ def test_a_signal_leaves_a_checkpoint_of_the_last_epoch_and_the_run_killed(
     assert all(torch.equal(weight, straight[name]) for name, weight in resumed.items())
 
 
+def test_a_signal_while_the_model_is_logged_leaves_all_epochs(store: Path, pictures: Path) -> None:
+    words = ["--lr=1e-4", "--weight-decay=0", "--epochs=2", "--batch-size=8", "--device=cpu"]
+    environment = {**os.environ, "MLFLOW_TRACKING_URI": f"sqlite:///{store}/mlflow.db"}
+    with subprocess.Popen(
+        [*PROGRAM, "final", f"--dataset={pictures}", *words], cwd=store, env=environment,
+        stderr=subprocess.PIPE, text=True,
+    ) as process:
+        assert process.stderr is not None
+        for line in process.stderr:
+            if "epoch 2/2" in line:
+                break
+        time.sleep(0.5)
+        came = time.monotonic()
+        process.send_signal(signal.SIGTERM)
+        rest = process.stderr.read()
+        assert process.wait(timeout=60) == 143, rest
+        assert time.monotonic() - came < 5
+    [run] = MlflowClient().search_runs(["0"])
+    assert run.info.status == "KILLED" and "model_uri" not in run.data.tags
+    path = checkpoint.path_of(run.info.run_id, store / checkpoint.FOLDER)
+    assert checkpoint.load(path)["training"]["epoch"] == 2
+
+
 def test_help_imports_neither_torch_nor_mlflow() -> None:
     code = (
         "import sys; from alexnet_mlflow.cli import main; main(['search', '--help']);"

@@ -24,6 +24,7 @@ from docker.models.images import Image
 from mlflow import MlflowClient
 
 import alexnet_mlflow
+from alexnet_mlflow import checkpoint
 from tests.tracking_server import serving
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -216,6 +217,36 @@ def test_a_signal_goes_through(
     assert {(path.stat().st_uid, path.stat().st_gid) for path in left} == {
         (os.getuid(), os.getgid())
     }
+
+
+def test_docker_stop_is_a_sigterm_to_the_stage(
+    engine: docker.DockerClient, image: Image, server: str, tmp_path: Path
+) -> None:
+    """The program is the container's first process: it has left long before the engine kills it."""
+    words = [
+        "final", "--optimizer=adam", "--lr=2e-4", "--weight-decay=1e-4", "--epochs=500",
+        "--device=cpu",
+    ]
+    container = engine.containers.run(
+        image, words, detach=True, network_mode="host", working_dir=str(tmp_path),
+        user=f"{os.getuid()}:{os.getgid()}", volumes={str(tmp_path): {"bind": str(tmp_path)}},
+        environment={"MLFLOW_TRACKING_URI": server},
+    )
+    try:
+        for _ in range(600):
+            if b"epoch 2/500" in container.logs():
+                break
+            time.sleep(0.1)
+        came = time.monotonic()
+        container.stop(timeout=30)
+        took = time.monotonic() - came
+        assert container.wait()["StatusCode"] == 143 and took < 5
+    finally:
+        container.remove(force=True)
+    [run] = MlflowClient(server).search_runs(["0"], "params.lr = '0.0002'")
+    assert run.info.status == "KILLED"
+    path = checkpoint.path_of(run.info.run_id, tmp_path / checkpoint.FOLDER)
+    assert checkpoint.load(path)["training"]["epoch"] >= 2
 
 
 def test_a_gpu_is_passed_in_or_refused_in_a_sentence(
