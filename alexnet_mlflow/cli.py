@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+import logging
 import signal
 import sys
 from typing import Any, NoReturn
@@ -194,6 +195,8 @@ def main(arguments: list[str] | None = None) -> int:
     """Parse and run; returns the exit code."""
     signals.listen()
     runner.watch()
+    # By itself it has the root's, which is ERROR as soon as mlflow.pytorch is imported.
+    logging.getLogger("alexnet_mlflow").setLevel(logging.WARNING)
     try:
         code = commands.main(arguments, prog_name="alexnet-mlflow", standalone_mode=False)
     except click.exceptions.NoArgsIsHelpError as error:

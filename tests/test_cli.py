@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import logging
 import os
 import signal
 import subprocess
@@ -216,3 +217,10 @@ def test_no_command_shows_the_help() -> None:
 def test_every_switch_of_a_stage_means_something_without_a_value() -> None:
     fields = (item for config in STAGES.values() for item in dataclasses.fields(config))
     assert {item.name for item in fields if item.type == "bool"} <= set(cli.FLAGS)
+
+
+def test_a_warning_is_shown_whatever_level_mlflow_has_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(logging.getLogger(), "level", logging.ERROR)
+    monkeypatch.setattr(logging.getLogger("alexnet_mlflow"), "level", logging.NOTSET)
+    assert main(["--version"]) == 0
+    assert logging.getLogger("alexnet_mlflow.data.cache").getEffectiveLevel() == logging.WARNING

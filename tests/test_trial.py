@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import signal
 from pathlib import Path
 
 import pytest
 from mlflow import MlflowClient
 
-from alexnet_mlflow import checkpoint
+from alexnet_mlflow import checkpoint, signals
 from alexnet_mlflow.config import SearchConfig
 from alexnet_mlflow.progress import Trials
 from alexnet_mlflow.runs import Tracker
@@ -84,6 +85,29 @@ def test_a_trial_waits_at_its_rung_and_goes_on_from_there(store: Path) -> None:
         assert found["best_epoch"] == 1 and found["epochs"] == 3
         told = MlflowClient().get_metric_history(str(here.run_id), "best_val_accuracy")
         assert [(point.step, point.value) for point in told] == [(1, 0.8), (3, 0.8)]
+
+
+def test_a_signal_leaves_a_trials_last_epoch(store: Path) -> None:
+    """It comes in the second one, which is short: that is logged and kept first."""
+    before = [(number, signal.getsignal(number)) for number in signals.NUMBERS]
+    with Study(url_of(""), "it", {}) as study:
+        claim = study.claim([SLOT])
+        assert claim
+        with connect().child("trial", {}) as here:
+            one = training(claim, here)
+            signals.listen()
+            try:
+                with pytest.raises(SystemExit), one.writer:
+                    assert not one.passed(epoch(1))
+                    signal.raise_signal(signal.SIGTERM)
+                    one.passed(epoch(2))
+            finally:
+                signals.listen()
+                for number, handler in before:
+                    signal.signal(number, handler)
+            assert one.path and checkpoint.load(one.path)["training"]["epoch"] == 2
+            assert here.steps("train_loss") == {1, 2}
+            assert training(claim, here, resumed=True).state == {"epoch": 2, "step": 2}
 
 
 def test_a_diverged_trial_has_no_accuracy(store: Path) -> None:
