@@ -31,17 +31,22 @@ LONG = {  # files of more than a minute and few tests (measured, two cores)
 
 
 @pytest.hookimpl(wrapper=True)  # xdist reads the groups in the same hook: a wrapper comes first
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> Generator[None]:
+def pytest_collection_modifyitems(
+    config: pytest.Config, items: list[pytest.Item]
+) -> Generator[None]:
     """A file of tests at a time on each core (of the reliability tests each alone, which share
     nothing), and all tests that look at one run of the whole protocol on the same core, so that it
     is run once. The longest come first, so that no core is left alone with one."""
     shared = {item for item in items if "babysat" in getattr(item, "fixturenames", ())}
     for item in items:
         alone = item.path.parent.name == "reliability"
-        group = "babysat" if item in shared else item.nodeid if alone else str(item.path)
+        file = str(item.path.relative_to(config.rootpath))
+        group = "babysat" if item in shared else item.nodeid if alone else file
         item.add_marker(pytest.mark.xdist_group(group))
     items.sort(key=lambda item: (item not in shared, item.path.name not in LONG))
-    return (yield)
+    yield
+    if items and config.getoption("loadgroup", False) and "@" not in items[0].nodeid:
+        raise pytest.UsageError("pytest-xdist has not grouped the tests: pytest is too new for it")
 
 
 @pytest.fixture(scope="session", autouse=True)
