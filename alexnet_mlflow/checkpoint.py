@@ -90,14 +90,17 @@ class Writer:
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         """What was begun is on disk then, and where a signal came, the newest state."""
+        stopped = kind is not None and issubclass(kind, SystemExit | KeyboardInterrupt)
         try:
-            signals.rest()
-        except SystemExit:
-            self._stop()
+            if not stopped:
+                signals.rest()
+                self.wait()
+        except SystemExit:  # here, or while the thread was waited for
+            stopped = True
             raise
-        if kind is not None and issubclass(kind, SystemExit | KeyboardInterrupt):
-            self._stop()
-        self.wait()
+        finally:
+            if stopped:
+                self._stop()
 
     def offer(self, state: Callable[[], dict[str, Any]], seconds: float = math.inf) -> bool:
         """Write what `state` gives, where it is time for that; True where it is being written.

@@ -98,7 +98,9 @@ def _on_this_machine(
             own["CUDA_VISIBLE_DEVICES"] = cards[place % len(cards)]
         said.append(tempfile.TemporaryFile())  # the leader's bar is the only one
         running.append(
-            subprocess.Popen(words, env=own, stdout=subprocess.DEVNULL, stderr=said[-1])
+            subprocess.Popen(  # a terminal's Ctrl-C is the leader's, who passes it on once
+                words, env=own, stdout=subprocess.DEVNULL, stderr=said[-1], start_new_session=True
+            )
         )
     try:
         yield

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 BLOCKS = 16
 
@@ -33,6 +34,7 @@ class _Connected(torch.autograd.Function):
         return torch.add(torch.mm(weight, values.t()).t(), bias, out=result)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *slopes: Tensor) -> tuple[Tensor | None, Tensor, Tensor]:
         values, weight = ctx.saved_tensors
         (n, inputs), outputs, [slope] = values.shape, len(weight), slopes

@@ -26,7 +26,7 @@ class Convolution(nn.Conv2d):
         super().__init__(channels, results, kernel_size=3, padding=1)
 
     def forward(self, pictures: Tensor) -> Tensor:
-        if _by_torch(self, pictures):
+        if _by_torch(self, pictures) or any(size % 2 for size in pictures.shape[2:]):
             return super().forward(pictures)
         assert self.bias is not None
         return winograd.convolved(pictures, self.weight, self.bias)
@@ -36,7 +36,7 @@ class Connected(nn.Linear):
     """nn.Linear; in a training step on a CPU its products are cut otherwise (linear.py)."""
 
     def forward(self, values: Tensor) -> Tensor:
-        if _by_torch(self, values):
+        if _by_torch(self, values) or any(size % linear.BLOCKS for size in self.weight.shape):
             return super().forward(values)
         return linear.connected(values, self.weight, self.bias)
 

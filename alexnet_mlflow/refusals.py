@@ -29,9 +29,13 @@ BY_WORDS = (
     ("unable to open database file", "the database cannot be opened", RIGHTS),
     ("No space left on device", "a disk is full", FULL),
     ("PytorchStreamWriter failed", "a file of torch could not be written to its end", FULL),
-    (r"must be in the 'active' state|[Rr]un with id=?'?\w* not found",
+    (r"The run \w+ must be in the 'active' state|[Rr]un with id=?'?\w* not found",
      "the run was deleted in the tracking store while it went on",
-     "`mlflow runs restore --run-id ID` brings it back, and --resume=ID goes on with it"),
+     "`mlflow runs restore --run-id ID` brings it back"),
+    (r"The experiment \w+ must be in the 'active' state",
+     "the experiment was deleted in the tracking store",
+     "`mlflow experiments restore --experiment-id ID` brings it back, or set "
+     "MLFLOW_EXPERIMENT_NAME to another"),
     ("gloo/transport|ncclRemoteError|ncclSystemError",
      "another process of this training has ended", f"see what it said, {AGAIN} with --resume=last"),
 )

@@ -22,17 +22,21 @@ from types import FrameType
 from typing import NoReturn
 
 NUMBERS = (signal.SIGINT, signal.SIGTERM)
+# Ctrl-C reaches `mlflow run` and what it has started, to which it sends SIGTERM a quarter of a
+# second later: another signal within the seconds that a stop may take is the same stop.
+SAME_STOP_SECONDS = 5.0
 
 _stopping = False  # it has been raised
 _waiting = 0  # the one that waits for the next rest
 _patience = 0.0  # seconds that it may wait for that
 _came_at = 0.0
+_first = 0
 
 
 def listen() -> None:
     """From now on the signals stop this process."""
-    global _stopping, _waiting, _patience, _came_at
-    _stopping, _waiting, _patience, _came_at = False, 0, 0.0, 0.0
+    global _stopping, _waiting, _patience, _came_at, _first
+    _stopping, _waiting, _patience, _came_at, _first = False, 0, 0.0, 0.0, 0
     for number in NUMBERS:
         signal.signal(number, _stop)
     signal.signal(signal.SIGALRM, _waited)
@@ -69,8 +73,9 @@ def since() -> float:
 def _stop(number: int, frame: FrameType | None) -> None:
     global _stopping, _waiting
     if _stopping or _waiting:
-        os._exit(128 + number)
-    _note()
+        _again(number)
+        return
+    _note(number)
     if _patience:
         _waiting = number
         signal.setitimer(signal.ITIMER_REAL, _patience)
@@ -87,9 +92,16 @@ def _waited(number: int, frame: FrameType | None) -> None:
         signal.raise_signal(waiting)
 
 
-def _note() -> None:
-    global _came_at
-    _came_at = _came_at or time.monotonic()
+def _note(number: int) -> None:
+    global _came_at, _first
+    if not _first:
+        _came_at, _first = time.monotonic(), number
+
+
+def _again(number: int) -> None:
+    """A second signal: the end, unless it is the first one passed on."""
+    if number == _first or since() > SAME_STOP_SECONDS:
+        os._exit(128 + number)
 
 
 @contextmanager
@@ -108,8 +120,9 @@ def held(to_the_end: bool = False) -> Iterator[None]:
 
     def wait(got: int, frame: FrameType | None) -> None:
         if (came or _waiting) and not to_the_end:
-            os._exit(128 + got)
-        _note()
+            _again(got)
+            return
+        _note(got)
         came.append(got)
 
     before = {number: signal.signal(number, wait) for number in NUMBERS}

@@ -349,11 +349,10 @@ class MlflowTracker(NullTracker):
     def found(self, run_id: str) -> FoundRun | None:
         from mlflow.exceptions import MlflowException
 
-        try:
+        with suppress(MlflowException):
             run = self._link.asked(lambda: self._client.get_run(run_id))
-        except MlflowException:
-            return self._first([], {SYNCED_FROM: run_id}, "ASC") if run_id.isalnum() else None
-        return _found(run) if run.info.lifecycle_stage == "active" else None
+            return _found(run) if run.info.lifecycle_stage == "active" else None
+        return self._first([], {SYNCED_FROM: run_id}, "ASC") if run_id.isalnum() else None
 
 
 def logged(

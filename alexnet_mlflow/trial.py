@@ -73,6 +73,7 @@ class Training:
     def save(self) -> None:
         """Write the state at which it stopped, for whoever goes on."""
         if self.path:
+            self.writer.wait()  # both would write to one temporary name
             checkpoint.save(self.path, self._kept(self.state))
 
     def _kept(self, state: State | None) -> dict[str, Any]:

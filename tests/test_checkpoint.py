@@ -7,6 +7,7 @@ import os
 import pickle
 import signal
 import threading
+import time
 import zipfile
 from contextlib import suppress
 from pathlib import Path
@@ -431,6 +432,29 @@ def test_what_is_kept_is_written_on_a_signal_alone(path: Path) -> None:
     finally:
         back()
     assert same(checkpoint.load(path), state(1.0))
+
+
+def test_a_signal_while_the_last_write_is_waited_for_keeps_what_came_after_it(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save = checkpoint.save
+
+    def slow(*given: Any) -> None:
+        time.sleep(0.3)
+        os.kill(os.getpid(), signal.SIGTERM)  # the main thread gets it, which waits
+        time.sleep(0.3)
+        save(*given)
+
+    signals.listen()
+    try:
+        with pytest.raises(SystemExit), checkpoint.Writer(path) as writer:
+            monkeypatch.setattr(checkpoint, "save", slow)
+            writer.offer(lambda: state(1.0))
+            monkeypatch.setattr(checkpoint, "save", save)
+            writer.keep(lambda: state(2.0))
+    finally:
+        back()
+    assert same(checkpoint.load(path), state(2.0))
 
 
 def test_a_signal_leaves_with_its_code_though_the_disk_is_full(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -37,28 +38,34 @@ def test_one_worker_is_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
         assert failures() == ""
 
 
-SLEEPS = "import os, sys, time; open(os.environ['OUT'], 'a').write('x'); time.sleep(60)"
+SLEEPS = """
+import os, time
+with open(os.environ['OUT'], 'a') as file:
+    file.write(f"{os.getpid()} {os.getsid(0)}\\n")
+time.sleep(60)
+"""
 
 
 @pytest.fixture
 def sleeper(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    """Workers that write a letter and then sleep for a minute."""
+    """Workers that write their number and their session's, and then sleep for a minute."""
     monkeypatch.setattr(engines, "command", lambda *_: [sys.executable, "-c", SLEEPS])
     monkeypatch.setenv("OUT", str(tmp_path / "out"))
     return tmp_path / "out"
 
 
 def test_workers_end_with_an_error_of_the_leader(sleeper: Path) -> None:
-    started: list[int] = []
+    """Each is in a session of its own: a terminal's Ctrl-C is the leader's, who passes it on."""
+    started: list[list[int]] = []
     with pytest.raises(KeyError), engines.workers(
         SearchConfig(workers=3, device="cpu"), "name", "sqlite:///x.db"
     ):
-        while not sleeper.exists() or len(sleeper.read_text()) < 2:
-            pass
-        task = Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children")
-        started += [int(pid) for pid in task.read_text().split()]
+        while not sleeper.exists() or sleeper.read_text().count("\n") < 2:
+            time.sleep(0.01)
+        started += [[int(one) for one in line.split()] for line in sleeper.read_text().splitlines()]
         raise KeyError
-    assert len(started) >= 2 and not any(Path(f"/proc/{pid}/exe").exists() for pid in started)
+    assert len(started) == 2 and not any(Path(f"/proc/{pid}/exe").exists() for pid, _ in started)
+    assert all(pid == session for pid, session in started)
 
 
 def test_a_worker_knows_when_its_leader_has_gone(monkeypatch: pytest.MonkeyPatch) -> None:

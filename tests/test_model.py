@@ -148,6 +148,12 @@ def test_a_training_step_multiplies_its_own_way_and_everything_else_torchs(
     assert len(calls) == 6
 
 
+def test_sizes_that_it_cannot_cut_are_torchs() -> None:
+    odd = Convolution(2, 3)(torch.rand(2, 2, 5, 4))
+    narrow = Connected(5, 7)(torch.rand(2, 5))
+    assert odd.shape == (2, 3, 5, 4) and narrow.shape == (2, 7)
+
+
 def test_the_two_ways_agree_to_rounding() -> None:
     """A whole step: logits, and every weight's slope."""
     net, pictures = build(10, 0, dropout=0.0), torch.randn(8, 3, 32, 32)

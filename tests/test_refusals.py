@@ -43,6 +43,9 @@ def test_what_the_system_refuses(number: int, part: str) -> None:
      ("unable to open database file", "cannot be opened"),
      ("[enforce fail] . PytorchStreamWriter failed writing file", "torch"),
      ("[pair.cc:545] gloo/transport/tcp Connection reset by peer", "another process"),
+     ("The run 0a1b must be in the 'active' state. Current state is deleted.", "mlflow runs"),
+     ("The experiment 7 must be in the 'active' state. Current state is deleted.",
+      "mlflow experiments"),
      ("ERROR: could not extend file \"base/1\": No space left on device", "full disk")],
 )
 def test_what_only_words_tell(words: str, part: str) -> None:

@@ -20,8 +20,9 @@ import time
 from alexnet_mlflow import runner, signals
 signals.listen()
 runner.LOOK_SECONDS = 0.1
-print(runner.watch(), flush=True)
+watched = runner.watch()
 try:
+    print(watched, flush=True)
     time.sleep(60)
 finally:
     print("closed", flush=True)
@@ -54,6 +55,15 @@ def test_it_ends_with_its_runner(mlflow: Path, number: signal.Signals) -> None:
         assert program.stdout is not None and program.stdout.readline() == "True\n"
         program.send_signal(number)
         assert program.wait(5) == -number
+        assert program.stdout.read() == "closed\n"
+
+
+def test_a_stop_that_has_begun_is_not_doubled(mlflow: Path) -> None:
+    """A signal to the whole group ends the runner too; a second one would cut off what is kept."""
+    slow = STAGE.replace("finally:\n", "finally:\n    time.sleep(1)\n")
+    with begun(sys.executable, mlflow, "run", ".", slow) as program:
+        assert program.stdout is not None and program.stdout.readline() == "True\n"
+        os.killpg(program.pid, signal.SIGTERM)
         assert program.stdout.read() == "closed\n"
 
 

@@ -106,6 +106,20 @@ finally:
         assert process.wait(timeout=5) == 130
 
 
+def test_the_other_signal_soon_after_is_the_same_stop_passed_on() -> None:
+    """After Ctrl-C `mlflow run` sends what it has started a SIGTERM too."""
+    words = "import time\nfrom alexnet_mlflow import signals\nsignals.listen()\n" + CLOSING
+    with subprocess.Popen([sys.executable, "-c", words], stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None and process.stdout.readline() == b"ready\n"
+        process.send_signal(signal.SIGINT)
+        assert process.stdout.readline() == b"closing\n"
+        process.send_signal(signal.SIGTERM)
+        time.sleep(0.2)
+        assert process.poll() is None, "what was being closed is cut off"
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=5) == 130
+
+
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 @pytest.mark.parametrize("place", [HELD, CLOSING])
 def test_a_second_signal_ends_the_process_at_once(

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import signal
+import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from mlflow import MlflowClient
@@ -85,6 +87,32 @@ def test_a_trial_waits_at_its_rung_and_goes_on_from_there(store: Path) -> None:
         assert found["best_epoch"] == 1 and found["epochs"] == 3
         told = MlflowClient().get_metric_history(str(here.run_id), "best_val_accuracy")
         assert [(point.step, point.value) for point in told] == [(1, 0.8), (3, 0.8)]
+
+
+def test_at_a_rung_the_write_before_ends_first(
+    store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both have one temporary name."""
+    save, done = checkpoint.save, []
+
+    def slow(path: Path, kept: dict[str, Any]) -> None:
+        epochs = kept["training"]["epoch"]
+        time.sleep(0.3 if epochs == 1 else 0.0)
+        save(path, kept)
+        done.append(epochs)
+
+    monkeypatch.setattr(checkpoint, "SECONDS_BETWEEN", 0)
+    monkeypatch.setattr(checkpoint, "save", slow)
+    with Study(url_of(""), "it", {}) as study:
+        claim = study.claim([dataclasses.replace(SLOT, until=2)])
+        assert claim
+        with connect().child("trial", {}) as here:
+            one = training(claim, here)
+            with one.writer:
+                assert not one.passed(epoch(1))
+                assert one.passed(epoch(2)) and one.outcome == "pruned"
+                one.save()
+            assert done == [1, 2]
 
 
 def test_a_signal_leaves_a_trials_last_epoch(store: Path) -> None:
