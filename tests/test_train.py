@@ -397,7 +397,7 @@ def same_states(one: Any, other: Any) -> bool:
 @pytest.mark.parametrize(("optimizer", "recipe"), SHARED)
 def test_to_share_tensors_changes_no_bit(data: Splits, optimizer: str, recipe: str) -> None:
     configs = several(optimizer, recipe)
-    ours, alone = in_turn(data, configs, Shared()), in_turn(data, configs, None)
+    ours, alone = in_turn(data, configs, Shared(on_device=False)), in_turn(data, configs, None)
     assert [results[-1].diverged for results, _ in ours] == [False, True, False, False, False]
     for (mine, ends), (theirs, end) in zip(ours, alone, strict=True):
         assert [one.val_loss for one in mine] == pytest.approx(
@@ -457,7 +457,7 @@ def test_a_shared_training_writes_into_the_tensors_that_are_there(
 def test_what_shares_leaves_the_given_network_alone_and_is_made_anew_for_another(
     data: Splits,
 ) -> None:
-    shared, model = Shared(), small()
+    shared, model = Shared(on_device=False), small()
     list(fit(model, data, settings(), CPU, shared=shared))
     assert equal(model, small())
     first = shared.batches(model, data, settings(), CPU)

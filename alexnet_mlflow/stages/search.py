@@ -14,6 +14,7 @@ trials alone.
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -327,7 +328,7 @@ def _trial(task: Task, claim: Claim, shown: Trials) -> None:
     with task.parent.child(f"{slot.name} lr {claim.point.lr:.3g}", tags, run_id) as here:
         claim.started(here.run_id)
         here.params(vars(settings))
-        net = build(len(task.data.classes), seed) if repeats else task.start
+        net = build(len(task.data.classes), seed) if repeats else copy.deepcopy(task.start)
         training = Training(config, claim, here, shown, run_id is not None)
         try:
             with training.writer:  # before anybody else has the trial all is written
