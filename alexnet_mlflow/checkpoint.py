@@ -2,26 +2,27 @@
 
 What is read is either a whole new state or a whole old one, never a mixture. A folder a run,
 `<folder>/<run id>/`, with the last state and the one before it, which is read where the last one is
-damaged; removed when the run is done. torch's file is a zip archive: every record in it has a
-CRC-32, which is compared before anything is read. That finds accidents; against malice stands that
-nothing in it can run code.
+damaged; removed when the run is done. torch's file, a zip archive, ends in its SHA-256, which is
+compared before anything is read. That finds accidents; against malice stands that nothing in it can
+run code.
 
 `Writer` writes beside the training, from a copy that is made between two epochs.
 """
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import math
+import mmap
 import os
 import shutil
 import threading
 import time
-import zipfile
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 
@@ -31,6 +32,7 @@ from alexnet_mlflow.options import BadInput
 
 FOLDER = Path("checkpoints")
 FILE, BEFORE = "last.pt", "previous.pt"
+SEAL = b"sha256 "  # the file's last bytes: this, and the hash of all before it in hexadecimal
 SECONDS_BETWEEN = 10.0  # a state is 0.3 GB: what kill -9 loses at most, besides the epoch begun
 # A signal waits for the end of an epoch as short as this. Of a longer one a copy is kept: 42 ms,
 # the first time 250 (measured on 2 cores).
@@ -47,6 +49,23 @@ def path_of(run_id: str, folder: Path = FOLDER) -> Path:
     return folder / run_id / FILE
 
 
+class _Hashed:
+    """A file that knows the hash of what was written to it."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file, self._hash = file, hashlib.sha256()
+
+    def write(self, part: bytes) -> int:
+        self._hash.update(part)
+        return self._file.write(part)
+
+    def flush(self) -> None:
+        self._file.flush()
+
+    def seal(self) -> bytes:
+        return SEAL + self._hash.hexdigest().encode()
+
+
 def save(path: Path, state: dict[str, Any]) -> None:
     """Replace the checkpoint at `path` by `state` (tensors, numbers, texts, dicts and lists)."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -54,7 +73,9 @@ def save(path: Path, state: dict[str, Any]) -> None:
     with signals.held():
         try:
             with open(temporary, "wb") as file:
-                torch.save(state, file)
+                hashed = _Hashed(file)
+                torch.save(state, hashed)  # type: ignore[arg-type]  # it writes and flushes alone
+                file.write(hashed.seal())
                 file.flush()
                 os.fsync(file.fileno())
             if path.exists():
@@ -193,9 +214,7 @@ def load(path: Path) -> dict[str, Any]:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        with zipfile.ZipFile(path) as archive:
-            if damaged := archive.testzip():
-                raise zipfile.BadZipFile(f"{damaged} has another checksum")
+        _check(path)
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
         if not isinstance(state, dict):
             raise TypeError("it holds no state of a training")
@@ -205,6 +224,16 @@ def _read(path: Path) -> dict[str, Any]:
         reason = str(error).partition("\n")[0].partition(". ")[0]  # torch adds a page of advice
         raise BadInput(f"the checkpoint {path} cannot be read ({reason}): start anew") from error
     return state
+
+
+def _check(path: Path) -> None:
+    """ValueError where the file is not the one that was sealed."""
+    with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        end = max(len(content) - len(SEAL) - 64, 0)
+        with memoryview(content) as whole, whole[:end] as sealed:
+            seal = SEAL + hashlib.sha256(sealed).hexdigest().encode()
+        if content[end:] != seal:
+            raise ValueError("its checksum is another, or missing")
 
 
 def newest(folder: Path = FOLDER) -> list[str]:

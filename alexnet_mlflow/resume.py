@@ -1,6 +1,7 @@
 """What an interrupted final training is gone on with: its progress, in a checkpoint, and which one.
 
-A checkpoint is written before its epoch is logged: what was not logged is logged on resuming.
+The first one, of a training that has not begun, is there before its first step; the others are
+written before their epoch is logged: what was not logged is logged on resuming.
 """
 
 from __future__ import annotations
@@ -50,19 +51,21 @@ def checkpointed(
         progress.add(result)
         if not result.diverged:
             waits = alone and result.epoch != config.epochs
-            state = partial(_state_of, progress, config, data)
+            state = partial(state_of, progress, config, data)
             writer.offer(state, result.epoch_seconds if waits else math.inf)
         yield result
         writer.rest()
 
 
-def _state_of(progress: Progress, config: FinalConfig, data: Splits) -> State:
-    """Everything a resumed run needs, as tensors, numbers, texts, dicts and lists."""
-    assert progress.best is not None
+def state_of(progress: Progress, config: FinalConfig, data: Splits) -> State:
+    """Everything a resumed run needs, as tensors, numbers, texts, dicts and lists.
+
+    Before the first epoch `training` is None, and `best_epoch` 0.
+    """
     return {
-        "training": progress.history[-1].state(),
+        "training": progress.history[-1].state() if progress.history else None,
         "history": [{"epoch": item.epoch, **item.figures} for item in progress.history],
-        "best_epoch": progress.best.epoch,
+        "best_epoch": progress.best.epoch if progress.best else 0,
         "best_weights": progress.best_weights,
         "config": dataclasses.asdict(config),
         "data_digest": data.digest,
@@ -72,7 +75,7 @@ def _state_of(progress: Progress, config: FinalConfig, data: Splits) -> State:
 
 def progress_of(state: State | None) -> Progress:
     """The progress as the checkpoint has it; none for a fresh start."""
-    if state is None:
+    if state is None or not state["history"]:
         return Progress()
     history = [
         EpochResult(**row, diverged_at_step=None, state=dict) for row in state["history"]

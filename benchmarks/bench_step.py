@@ -10,7 +10,8 @@ process with
     that is not fused, with each of the worker counts,
 (d) on a CPU: `fit` with torch's own layers (winograd.py, linear.py); a training a core, side by
     side, with one thread each, all of them together: what two trials on two cores take so, and what
-    one after the other with all threads (`fit` itself),
+    one after the other with all threads (`fit` itself); with --compile, `fit` with torch's layers
+    through torch.compile, which needs a C++ compiler, and the seconds of its first epoch,
 (e) on CUDA: `fit` in fp32 and tf32, with --deterministic, with a step that is not captured, and as
     a trial of a search does, with a capture and a weight decay for all; a trial of few steps from
     its start on, with a capture of its own and with that for all.
@@ -151,6 +152,16 @@ def ours(
     config = config_of(optimizer, batch, epochs=2, **changes)
     results = fit(net or build(CLASSES, 0), noise(batch * steps), config, device)
     return [result.images_per_second for result in results][1]
+
+
+def compiled(optimizer: str, batch: int, device: torch.device, steps: int) -> dict[str, float]:
+    """images/s of `fit` through torch.compile, and how long its first epoch took to compile."""
+    torch.compiler.reset()
+    net = torch.compile(of_torch())
+    data, config = noise(batch * steps), config_of(optimizer, batch, epochs=2)
+    first, second = (result for result in fit(net, data, config, device))
+    return {"compiled": second.images_per_second,
+            "compile_seconds": first.epoch_seconds - second.epoch_seconds}
 
 
 def as_trials(optimizer: str, batch: int, device: torch.device, steps: int) -> dict[str, float]:
@@ -294,8 +305,9 @@ def ratios_of(runs: list[dict[str, float]], flop: float) -> dict[str, list[float
     for other in ("fp32", "tf32", "deterministic", "eager", "as_trial"):
         if other in runs[0]:
             ratios[f"fit_over_{other}"] = [run["fit"] / run[other] for run in runs]
-    if "torchs_layers" in runs[0]:
-        ratios["over_torchs_layers"] = [run["fit"] / run["torchs_layers"] for run in runs]
+    for other in ("torchs_layers", "compiled"):
+        if other in runs[0]:
+            ratios[f"over_{other}"] = [run["fit"] / run[other] for run in runs]
     if "side_by_side" in runs[0]:
         ratios["side_by_side_over_one_after_other"] = [
             run["side_by_side"] / run["fit"] for run in runs
@@ -304,7 +316,8 @@ def ratios_of(runs: list[dict[str, float]], flop: float) -> dict[str, list[float
 
 
 def round_of(
-    optimizer: str, batch: int, device: torch.device, steps: int, workers: tuple[int, ...]
+    optimizer: str, batch: int, device: torch.device, steps: int, workers: tuple[int, ...],
+    compiles: bool,
 ) -> dict[str, float]:
     """images/s of every rival, one after the other; SGEMM in GFLOP/s."""
     keep_freed_memory()
@@ -315,6 +328,8 @@ def round_of(
     run["fixed"] = fixed(*what, precision)
     if device.type == "cpu":
         run["torchs_layers"] = ours(*what, net=of_torch())
+    if compiles:
+        run |= compiled(*what)
     if device.type == "cuda":
         run |= {name: ours(*what, precision=name) for name in ("fp32", "tf32")}
         run["eager"] = eagerly(*what)
@@ -337,10 +352,11 @@ def round_of(
               help="[default: 32 and 64; on CUDA 32, 128, 512 and 1024]")
 @click.option("--workers", multiple=True, type=int, default=(0, 1, 2), show_default=True)
 @click.option("--steps", default=0, help="Of each measured pass.  [default: 12; on CUDA 500]")
+@click.option("--compile", "compiles", is_flag=True, help="torch.compile as a rival.")
 @click.option("--trial", default="", hidden=True)
 def main(
     device_name: str, rounds: int, batches: tuple[int, ...], workers: tuple[int, ...], steps: int,
-    trial: str,
+    compiles: bool, trial: str,
 ) -> None:
     """Measure and print a table and one JSON line."""
     if trial:
@@ -354,7 +370,7 @@ def main(
         for optimizer in RATES:
             found = []
             for number in range(rounds):
-                found.append(round_of(optimizer, batch, device, steps, workers))
+                found.append(round_of(optimizer, batch, device, steps, workers, compiles))
                 click.echo(f"batch {batch} {optimizer} round {number + 1}: {found[-1]}", err=True)
             rates = spread([run["fit"] for run in found], 1)
             click.echo(shown(f"fit, batch {batch}, {optimizer}", rates, "/s"))

@@ -90,12 +90,17 @@ def attempt(config: FinalConfig, death: Death | None) -> list[Event] | None:
 
 
 def on_disk() -> tuple[str | None, int]:
-    """The run whose checkpoint is the newest, and the epoch that it was made after; None, 0."""
+    """The run whose checkpoint is the newest, and the epoch that it was made after: 0 before the
+    first; None, 0 where there is none."""
     for run_id in checkpoint.newest():
         file = checkpoint.path_of(run_id)
         state = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
-        return run_id, int(state["training"]["epoch"])
+        return run_id, epoch_of(state)
     return None, 0
+
+
+def epoch_of(state: dict[str, Any]) -> int:
+    return int(state["training"]["epoch"]) if state["training"] else 0
 
 
 def _train(config: FinalConfig, death: Death | None) -> None:
@@ -130,7 +135,7 @@ def _train(config: FinalConfig, death: Death | None) -> None:
 
     def saved(path: Path, state: dict[str, Any]) -> None:
         save(path, state)
-        note("written", state["training"]["epoch"])
+        note("written", epoch_of(state))
 
     checkpoint.Writer.offer, checkpoint.save = offered, saved  # type: ignore[method-assign]
     final.fit = watched  # type: ignore[attr-defined]

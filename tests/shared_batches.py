@@ -37,15 +37,19 @@ def split(name: str, count: int, seed: int) -> Split:
 
 
 class Blinded(nn.Module):
-    """The network, which answers nan for a white picture."""
+    """The network, which answers nan for a white picture.
+
+    It computes in float64, where the rounding of another order of sums is far below Adam's epsilon:
+    in float32 Adam moves a weight whose slope is nothing but rounding as far as any other.
+    """
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
-        self.network = network
+        self.network = network.double()
 
     def forward(self, pictures: Tensor) -> Tensor:
         white = pictures.amin(dim=(1, 2, 3)) > 2
-        answers: Tensor = self.network(pictures).masked_fill(white.view(-1, 1), math.nan)
+        answers: Tensor = self.network(pictures.double()).masked_fill(white.view(-1, 1), math.nan)
         return answers
 
 

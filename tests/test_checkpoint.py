@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 import pickle
 import signal
@@ -37,6 +38,12 @@ def state(value: float = 1.5) -> State:
         "history": [{"epoch": 1, "val_loss": 0.25}],
         "config": {"optimizer": "sgd", "lr": None, "skip_corrupt": False},
     }
+
+
+def seal(path: Path) -> None:
+    """End the file as `save` does, so that it is not refused for being damaged."""
+    content = path.read_bytes()
+    path.write_bytes(content + b"sha256 " + hashlib.sha256(content).hexdigest().encode())
 
 
 def same(a: Any, b: Any) -> bool:
@@ -104,19 +111,14 @@ def test_a_truncated_file_is_refused(path: Path) -> None:
 
 
 def test_one_wrong_bit_is_refused(path: Path) -> None:
-    """Or it stands where nothing is kept, and the state is whole all the same."""
-    written, refused = state(), 0
-    checkpoint.save(path, written)
+    checkpoint.save(path, state())
     whole = path.read_bytes()
-    for place in range(0, len(whole), 41):
+    for place in [*range(0, len(whole), 41), *range(len(whole) - 71, len(whole))]:
         damaged = bytearray(whole)
         damaged[place] ^= 0x40
         path.write_bytes(damaged)
-        try:
-            assert same(checkpoint.load(path), written)
-        except BadInput:
-            refused += 1
-    assert refused > 100
+        with pytest.raises(BadInput, match="cannot be read .its checksum is another"):
+            checkpoint.load(path)
 
 
 @pytest.mark.parametrize(
@@ -125,8 +127,10 @@ def test_one_wrong_bit_is_refused(path: Path) -> None:
 def test_what_is_no_checkpoint_is_refused(path: Path, content: bytes) -> None:
     path.parent.mkdir()
     path.write_bytes(content)
-    with pytest.raises(BadInput, match="cannot be read"):
-        checkpoint.load(path)
+    for reason in ("its checksum is another|cannot mmap an empty file", "(?!.*checksum)"):
+        with pytest.raises(BadInput, match=rf"cannot be read \(({reason})"):
+            checkpoint.load(path)
+        seal(path)
 
 
 def test_a_folder_in_its_place_is_refused(path: Path) -> None:
@@ -156,6 +160,7 @@ def test_a_checkpoint_that_would_run_code_is_refused_and_runs_none(
     canary = tmp_path / "canary"
     path.parent.mkdir()
     torch.save({"epoch": 1, "model": Planted(canary)}, path)
+    seal(path)
     with pytest.raises(BadInput, match="cannot be read") as refusal:
         checkpoint.load(path)
     assert not canary.exists()
@@ -171,6 +176,7 @@ def test_an_old_format_that_would_run_code_is_refused_and_runs_none(
 ) -> None:
     path.parent.mkdir()
     path.write_bytes(pickle.dumps(Planted(tmp_path / "canary"), protocol=2))
+    seal(path)
     with pytest.raises(BadInput, match="cannot be read"):
         checkpoint.load(path)
     assert not (tmp_path / "canary").exists()
@@ -329,6 +335,7 @@ def test_it_is_on_the_disk_before_it_has_its_name(
 def test_what_is_no_state_is_refused(path: Path, held: object) -> None:
     path.parent.mkdir(parents=True)
     torch.save(held, path)
+    seal(path)
     with pytest.raises(BadInput, match="it holds no state of a training"):
         checkpoint.load(path)
 

@@ -1,8 +1,9 @@
 """The long training: the rates given or the search's, the best epoch kept, the model logged.
 
 `lr` and `weight_decay` left at auto are those of the latest finished search of the same data set
-and optimizer. A checkpoint an epoch makes the run resumable: it is written before the epoch is
-logged, and what was not logged is logged on resuming, so that no metric stands twice.
+and optimizer. A checkpoint before the first step and one an epoch make the run resumable: it is
+written before the epoch is logged, and what was not logged is logged on resuming, so that no metric
+stands twice.
 The model is logged from the CPU with its preprocessing inside and loads without pickle. At the end
 the curves are judged: a loss that rose fails, a gap or a best epoch at the end only warns.
 
@@ -33,7 +34,14 @@ from alexnet_mlflow.model import AlexNet, Servable, build
 from alexnet_mlflow.options import BadInput
 from alexnet_mlflow.progress import say, shown
 from alexnet_mlflow.recipe import RECIPES
-from alexnet_mlflow.resume import Progress, as_interrupted, checkpointed, progress_of, to_resume
+from alexnet_mlflow.resume import (
+    Progress,
+    as_interrupted,
+    checkpointed,
+    progress_of,
+    state_of,
+    to_resume,
+)
 from alexnet_mlflow.runs import FoundRun, LoggedModel, Tracker
 from alexnet_mlflow.stages import (
     StageResult,
@@ -97,6 +105,9 @@ def _one(
     processes = distributed.place().size
     tags = {**(tags or {}), **({"processes": processes} if processes > 1 else {})}
     with opened(config, tracker, data, found or run_id, tags) as here:
+        path = checkpoint.path_of(here.run_id) if here.run_id else None
+        if path and not resumed:  # a kill before the first epoch's goes on in the same run
+            checkpoint.save(path, state_of(Progress(), config, data))
         net = build(len(data.classes), config.seed)
         here.text(layer_lines(net), "layers.txt")
         progress = progress_of(resumed)
@@ -109,7 +120,6 @@ def _one(
             "resumed": resumed and found,
         })
         results = fit(net, data, train_config(config), device, training)
-        path = checkpoint.path_of(here.run_id) if here.run_id else None
         with checkpoint.Writer(path) as writer:
             kept = checkpointed(results, progress, config, data, writer)
             for _ in logged(here, shown(kept, config.epochs, f"final {config.optimizer}"), known):

@@ -14,7 +14,6 @@ from pathlib import Path
 from mlflow import MlflowClient
 
 from alexnet_mlflow.config import FinalConfig
-from alexnet_mlflow.health import orphans
 from alexnet_mlflow.stages import final
 from alexnet_mlflow.track import connect
 from tests.killed import Death, Event, attempt, on_disk, same
@@ -48,11 +47,9 @@ def test_a_run_killed_at_random_steps_is_the_same(store: Path, pictures: Path) -
     assert attempt(config, None) is None
     run_id = same(straight, EPOCHS)
     assert max(costs) <= LOST_SECONDS
-    assert before >= EARLY and KILLS - before >= KILLS // 2, "too few before the first, or after"
+    assert before >= EARLY and KILLS - before >= KILLS // 2, "too few in the first epoch, or after"
     runs = {run.info.run_id for run in MlflowClient().search_runs(["0"])}
-    left = {one.run_id for one in orphans.left_open()}
-    assert left == runs - {run_id, straight.run_id}
-    assert len(left) == before, "before the first checkpoint there is nothing to go on with"
+    assert runs == {run_id, straight.run_id}, "it was begun anew"
 
 
 def lost(seen: list[Event], kept: int) -> tuple[list[int], float]:
