@@ -2,9 +2,9 @@
 
 What is read is either a whole new state or a whole old one, never a mixture. A folder a run,
 `<folder>/<run id>/`, with the last state and the one before it, which is read where the last one is
-damaged; removed when the run is done. torch's file, a zip archive, ends in its SHA-256, which is
-compared before anything is read. That finds accidents; against malice stands that nothing in it can
-run code.
+damaged; removed when the run is done; one process at a time has it. torch's file, a zip archive,
+ends in its SHA-256, which is compared before anything is read. That finds accidents; against malice
+stands that nothing in it can run code.
 
 `Writer` writes beside the training, from a copy that is made between two epochs.
 """
@@ -19,11 +19,12 @@ import os
 import shutil
 import threading
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import filelock
 import torch
 
 from alexnet_mlflow import signals
@@ -31,7 +32,7 @@ from alexnet_mlflow.disk import flush, written
 from alexnet_mlflow.options import BadInput
 
 FOLDER = Path("checkpoints")
-FILE, BEFORE = "last.pt", "previous.pt"
+FILE, BEFORE, LOCK = "last.pt", "previous.pt", "lock"
 SEAL = b"sha256 "  # the file's last bytes: this, and the hash of all before it in hexadecimal
 SECONDS_BETWEEN = 10.0  # a state is 0.3 GB: what kill -9 loses at most, besides the epoch begun
 # A signal waits for the end of an epoch as short as this. Of a longer one a copy is kept: 42 ms,
@@ -47,6 +48,30 @@ def path_of(run_id: str, folder: Path = FOLDER) -> Path:
     if not run_id.isalnum():
         raise BadInput(f"a run id has letters and digits only, got {run_id!r}")
     return folder / run_id / FILE
+
+
+@contextmanager
+def claimed(run_id: str | None) -> Iterator[None]:
+    """Have a run's folder alone until the block or the process ends; with None nothing is done.
+
+    BadInput where another process has it, of this machine or of any other that sees the folder.
+    """
+    if run_id is None:
+        yield
+        return
+    place = path_of(run_id).with_name(LOCK)
+    place.parent.mkdir(parents=True, exist_ok=True)
+    lock = filelock.FileLock(place)
+    try:
+        lock.acquire(timeout=0)
+    except filelock.Timeout:
+        raise BadInput(
+            f"another process trains run {run_id}: wait until it has ended, or end it"
+        ) from None
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 class _Hashed:

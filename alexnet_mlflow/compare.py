@@ -12,11 +12,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from statistics import NormalDist, mean, variance  # exact: equal values have a spread of exactly 0
+
+# Exact: equal values have a spread of exactly 0.
+from statistics import NormalDist, mean, stdev, variance
 
 import numpy as np
-from scipy.stats import binomtest
-from scipy.stats import t as student
+from scipy import special  # scipy.stats is a second of imports
 
 
 def wilson(correct: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
@@ -68,6 +69,25 @@ def mean_interval(
     return centre, centre - half, centre + half
 
 
+def over_seeds(name: str, accuracies: Sequence[float]) -> tuple[dict[str, float], str]:
+    """Mean over the seeds, its interval by Student's t, the standard deviation (n - 1): figures
+    called `name`_mean and so on, and a sentence. Seeds that agree to a picture have no interval."""
+    centre, many = mean(accuracies), len(accuracies)
+    if many < 2:
+        return {f"{name}_mean": centre}, "One seed: nothing is known of the spread."
+    spread = stdev(accuracies)
+    figures = {f"{name}_mean": centre, f"{name}_std": spread}
+    if not spread:
+        return figures, f"Each of {many} seeds: {centre:.2%}, so nothing is known of the spread."
+    centre, low, high = mean_interval(accuracies)
+    low, high = max(0.0, low), min(1.0, high)
+    figures |= {f"{name}_mean_low": low, f"{name}_mean_high": high}
+    return figures, (
+        f"Mean of {many} seeds: {centre:.2%} (Student's t, 95 % {low:.2%} to {high:.2%}), "
+        f"standard deviation {spread:.2%}."
+    )
+
+
 def mean_difference(
     a: Sequence[float], b: Sequence[float], confidence: float = 0.95
 ) -> Difference:
@@ -87,7 +107,7 @@ def mean_difference(
     shares = parts[0] / sum(parts), parts[1] / sum(parts)  # of the error's square
     freedom = 1 / (shares[0] ** 2 / (len(a) - 1) + shares[1] ** 2 / (len(b) - 1))
     half = _quantile(confidence, freedom) * error
-    p_value = 2 * float(student.sf(abs(centre) / error, freedom))
+    p_value = 2 * float(special.stdtr(freedom, -abs(centre) / error))
     return Difference(centre, centre - half, centre + half, p_value)
 
 
@@ -174,6 +194,8 @@ def _alone(wins: int, losses: int, n: int, confidence: float) -> tuple[float, fl
     """Of pictures that are independent: the wider of two intervals."""
     low, high = _agresti_min(wins, losses, n, confidence)
     if apart := wins + losses:
+        from scipy.stats import binomtest
+
         exact = binomtest(wins, apart).proportion_ci(confidence, "exact")
         low = min(low, (2 * exact.low - 1) * apart / n)
         high = max(high, (2 * exact.high - 1) * apart / n)
@@ -206,7 +228,7 @@ def _clustered(gains: np.ndarray, sizes: np.ndarray, confidence: float) -> tuple
 
 def _quantile(confidence: float, freedom: float) -> float:
     """How many standard errors the interval reaches to either side."""
-    return float(student.ppf(0.5 + confidence / 2, freedom))
+    return float(special.stdtrit(freedom, 0.5 + confidence / 2))
 
 
 def _check(values: Sequence[float], confidence: float) -> None:

@@ -18,7 +18,6 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw
 from torch import Tensor, nn
-from torchvision.ops import box_iou, nms
 
 from alexnet_mlflow.augment import to_pixels
 from alexnet_mlflow.commands import PredictConfig
@@ -102,6 +101,8 @@ def find(
 def suppress(boxes: Tensor, probabilities: Tensor, overlap: float) -> tuple[Tensor, Tensor]:
     """Without those whose intersection over union with a better one is above `overlap`; best first.
     """
+    from torchvision.ops import nms  # two seconds of imports
+
     kept = nms(boxes, probabilities.double(), overlap)
     return boxes[kept], probabilities[kept]
 
@@ -111,6 +112,8 @@ def matches(boxes: Tensor, truth: list[Box], least: float = 0.5) -> list[int | N
 
     least: intersection over union from which on a true box is found.
     """
+    from torchvision.ops import box_iou
+
     free, found = set(range(len(truth))), list[int | None]()
     shares = box_iou(boxes, torch.tensor(truth, dtype=torch.float64).reshape(-1, 4))
     for row in shares:

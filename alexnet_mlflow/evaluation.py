@@ -9,7 +9,6 @@ from __future__ import annotations
 import statistics
 import tempfile
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,7 +20,7 @@ from sklearn import metrics as sk
 from torch import nn
 
 from alexnet_mlflow import plots
-from alexnet_mlflow.compare import mean_interval, wilson
+from alexnet_mlflow.compare import wilson
 from alexnet_mlflow.data import Split
 from alexnet_mlflow.model import PICTURE
 from alexnet_mlflow.runs import LoggedModel, Tracker
@@ -178,25 +177,6 @@ def show(
         f"{row.false_alarms} of {row.of_others} false alarms."
         for row in points.itertuples()
     ]
-
-
-def over_seeds(name: str, accuracies: Sequence[float]) -> tuple[dict[str, float], str]:
-    """Mean over the seeds, its interval by Student's t, the standard deviation (n - 1): figures
-    called `name`_mean and so on, and a sentence. Seeds that agree to a picture have no interval."""
-    mean, many = statistics.mean(accuracies), len(accuracies)
-    if many < 2:
-        return {f"{name}_mean": mean}, "One seed: nothing is known of the spread."
-    spread = statistics.stdev(accuracies)
-    figures = {f"{name}_mean": mean, f"{name}_std": spread}
-    if not spread:
-        return figures, f"Each of {many} seeds: {mean:.2%}, so nothing is known of the spread."
-    mean, low, high = mean_interval(accuracies)
-    low, high = max(0.0, low), min(1.0, high)
-    figures |= {f"{name}_mean_low": low, f"{name}_mean_high": high}
-    return figures, (
-        f"Mean of {many} seeds: {mean:.2%} (Student's t, 95 % {low:.2%} to {high:.2%}), "
-        f"standard deviation {spread:.2%}."
-    )
 
 
 def _mistakes(seen: Evaluated) -> Figure:

@@ -17,7 +17,6 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
-from torchvision.utils import make_grid
 
 from alexnet_mlflow.augment import normalise, to_pixels
 from alexnet_mlflow.compare import wilson
@@ -63,9 +62,17 @@ def augmentation(images: torch.Tensor, augmented: torch.Tensor, title: str) -> F
     figure = _figure(max(4.0, 0.62 * len(images) + 1.2), 2.6, title)
     axes = figure.subplots(len(rows), 1)
     for axis, name, row in zip(axes, names, rows, strict=True):
-        _show(axis, make_grid(row, nrow=len(images), padding=2, pad_value=1.0))
+        _show(axis, _grid(row, len(images), 2, 1.0))
         axis.set_ylabel(name, rotation=0, ha="right", va="center", fontsize=8)
     return figure
+
+
+def _grid(pictures: torch.Tensor, columns: int, padding: int, value: float) -> torch.Tensor:
+    """One picture of these (N, 3, H, W), with frames of this value."""
+    from torchvision.utils import make_grid  # two seconds of imports, with torch's compiler
+
+    grid: torch.Tensor = make_grid(pictures, nrow=columns, padding=padding, pad_value=value)
+    return grid
 
 
 def _show(axis: Axes, picture: torch.Tensor) -> None:
@@ -379,6 +386,6 @@ def contact_sheet(
     for axis, (label, images) in zip(axes, rows, strict=False):
         strip = np.full((columns, 3, 32, 32), 255, np.uint8)
         strip[: len(images)] = images[:columns]
-        _show(axis, make_grid(torch.from_numpy(strip), nrow=columns, padding=1, pad_value=255))
+        _show(axis, _grid(torch.from_numpy(strip), columns, 1, 255))
         axis.set_ylabel(_lines(label, 26), rotation=0, ha="right", va="center", fontsize=7)
     return figure

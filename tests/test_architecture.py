@@ -314,8 +314,12 @@ def test_the_training_step_exists_once(count: Callable[[Module], int]) -> None:
 # At run time
 
 
-def test_the_command_line_is_imported_without_torch_and_mlflow() -> None:
-    code = f"import sys, {PACKAGE}.cli; print(*sorted({{'torch', 'mlflow'}} & set(sys.modules)))"
+@pytest.mark.parametrize(("module", "late"), [
+    ("cli", {"torch", "mlflow"}),
+    ("stages", {"torch._dynamo", "torchvision", "scipy.stats", "mlflow"}),  # four seconds
+], ids=["cli", "stages"])
+def test_what_takes_seconds_is_imported_by_those_who_need_it(module: str, late: set[str]) -> None:
+    code = f"import sys, {PACKAGE}.{module}; print(*sorted({late} & set(sys.modules)))"
     found = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
     )

@@ -205,6 +205,16 @@ def test_the_newest_comes_first(tmp_path: Path) -> None:
     assert checkpoint.newest(tmp_path) == ["aa", "cc", "bb"]
 
 
+def test_one_at_a_time_has_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with checkpoint.claimed("a1"), checkpoint.claimed("b2"), checkpoint.claimed(None):
+        with pytest.raises(BadInput, match="another process trains run a1"):
+            checkpoint.claimed("a1").__enter__()
+        checkpoint.remove(checkpoint.path_of("a1"))
+    with checkpoint.claimed("a1"):
+        pass
+
+
 def test_a_finished_run_leaves_nothing(path: Path, tmp_path: Path) -> None:
     other = checkpoint.path_of("other", tmp_path)
     for place in (path, other):

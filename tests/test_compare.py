@@ -8,7 +8,14 @@ import numpy as np
 import pytest
 from scipy.stats import binomtest, ttest_1samp, ttest_ind
 
-from alexnet_mlflow.compare import exchanges, mean_difference, mean_interval, paired, wilson
+from alexnet_mlflow.compare import (
+    exchanges,
+    mean_difference,
+    mean_interval,
+    over_seeds,
+    paired,
+    wilson,
+)
 
 
 @pytest.mark.parametrize(
@@ -286,3 +293,21 @@ def test_pictures_that_do_not_match(lengths: tuple[int, int, int | None]) -> Non
     a, b, names = lengths
     with pytest.raises(ValueError, match="same pictures"):
         paired(np.ones(a, bool), np.ones(b, bool), None if names is None else ["x"] * names)
+
+
+def test_over_seeds_says_what_is_known_of_the_spread() -> None:
+    figures, sentence = over_seeds("x", [0.9, 0.92, 0.94])
+    mean, low, high = mean_interval([0.9, 0.92, 0.94])
+    assert figures == {
+        "x_mean": mean, "x_std": pytest.approx(0.02), "x_mean_low": low, "x_mean_high": high
+    }
+    assert sentence.startswith("Mean of 3 seeds: 92.00% (Student's t, 95 % 87.03% to 96.97%)")
+
+
+@pytest.mark.parametrize("accuracies", [[0.97], [0.97, 0.97, 0.97]])
+def test_seeds_that_agree_have_no_interval(accuracies: list[float]) -> None:
+    """Student's t would give one without width, as if the mean were certain."""
+    figures, sentence = over_seeds("x", accuracies)
+    assert figures["x_mean"] == pytest.approx(0.97)
+    assert not {"x_mean_low", "x_mean_high"} & figures.keys()
+    assert "nothing is known of the spread" in sentence

@@ -12,9 +12,9 @@ from mlflow import MlflowClient
 from sklearn import metrics as sk
 
 from alexnet_mlflow import evaluation
-from alexnet_mlflow.compare import counted, mean_interval, wilson
+from alexnet_mlflow.compare import counted, wilson
 from alexnet_mlflow.data import Split
-from alexnet_mlflow.evaluation import Evaluated, over_seeds
+from alexnet_mlflow.evaluation import Evaluated
 from alexnet_mlflow.model import Servable, build
 from alexnet_mlflow.score import Scores
 from alexnet_mlflow.track import connect
@@ -148,21 +148,3 @@ def test_the_surest_mistake_comes_first(monkeypatch: pytest.MonkeyPatch) -> None
     evaluation._mistakes(Evaluated("x", ("a", "b"), split(4), found, None, ""))
     assert shown["captions"] == ["b taken for\na (99%)", "b taken for\na (60%)"]
     assert shown["title"] == "x: the surest 2 of 2 mistakes"
-
-
-def test_over_seeds_says_what_is_known_of_the_spread() -> None:
-    figures, sentence = over_seeds("x", [0.9, 0.92, 0.94])
-    mean, low, high = mean_interval([0.9, 0.92, 0.94])
-    assert figures == {
-        "x_mean": mean, "x_std": pytest.approx(0.02), "x_mean_low": low, "x_mean_high": high
-    }
-    assert sentence.startswith("Mean of 3 seeds: 92.00% (Student's t, 95 % 87.03% to 96.97%)")
-
-
-@pytest.mark.parametrize("accuracies", [[0.97], [0.97, 0.97, 0.97]])
-def test_seeds_that_agree_have_no_interval(accuracies: list[float]) -> None:
-    """Student's t would give one without width, as if the mean were certain."""
-    figures, sentence = over_seeds("x", accuracies)
-    assert figures["x_mean"] == pytest.approx(0.97)
-    assert not {"x_mean_low", "x_mean_high"} & figures.keys()
-    assert "nothing is known of the spread" in sentence

@@ -157,7 +157,7 @@ def test_one_that_several_processes_have_trained_is_theirs(
     progress = interrupted("a1")
     with monkeypatch.context() as patch:
         patch.setattr(resume.distributed, "place", lambda: Place(0, 2))
-        state = resume._state_of(progress, CONFIG, DATA)
+        state = resume.state_of(progress, CONFIG, DATA)
     checkpoint.save(checkpoint.path_of("a1"), state)
     with pytest.raises(BadInput, match="that run has been trained by 2 processes, not 1"):
         to_resume(_resuming("a1"), Knows("a1"), DATA)

@@ -22,7 +22,7 @@ import torch
 from torch import nn
 
 from alexnet_mlflow import evaluation
-from alexnet_mlflow.compare import counted
+from alexnet_mlflow.compare import counted, over_seeds
 from alexnet_mlflow.config import DataConfig, EvaluateConfig
 from alexnet_mlflow.data import (
     DataError,
@@ -36,7 +36,7 @@ from alexnet_mlflow.data import (
 )
 from alexnet_mlflow.data.copies import exact_copies, rows_in
 from alexnet_mlflow.device import pick_device
-from alexnet_mlflow.evaluation import Evaluated, over_seeds
+from alexnet_mlflow.evaluation import Evaluated
 from alexnet_mlflow.models import load_model, model_classes
 from alexnet_mlflow.options import BadInput
 from alexnet_mlflow.runs import FoundRun, LoggedModel, Tracker

@@ -19,17 +19,17 @@ import dataclasses
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 
 import torch
 
 from alexnet_mlflow import checkpoint, checks, distributed, plots
 from alexnet_mlflow.augment import to_pixels
 from alexnet_mlflow.checks import Check, Verdict
-from alexnet_mlflow.compare import counted
+from alexnet_mlflow.compare import counted, over_seeds
 from alexnet_mlflow.config import FinalConfig, parameters, resolve
 from alexnet_mlflow.data import Splits, load
 from alexnet_mlflow.device import pick_device
-from alexnet_mlflow.evaluation import over_seeds
 from alexnet_mlflow.model import AlexNet, Servable, build
 from alexnet_mlflow.options import BadInput
 from alexnet_mlflow.progress import say, shown
@@ -104,7 +104,10 @@ def _one(
     assert config.epochs is not None
     processes = distributed.place().size
     tags = {**(tags or {}), **({"processes": processes} if processes > 1 else {})}
-    with opened(config, tracker, data, found or run_id, tags) as here:
+    with ExitStack() as stack:
+        stack.enter_context(checkpoint.claimed(found))  # before anything is said of the run
+        here = stack.enter_context(opened(config, tracker, data, found or run_id, tags))
+        stack.enter_context(checkpoint.claimed(None if found else here.run_id))
         path = checkpoint.path_of(here.run_id) if here.run_id else None
         if path and not resumed:  # a kill before the first epoch's goes on in the same run
             checkpoint.save(path, state_of(Progress(), config, data))
