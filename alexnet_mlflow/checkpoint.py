@@ -14,13 +14,13 @@ from __future__ import annotations
 import hashlib
 import logging
 import math
-import mmap
 import os
 import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from io import BytesIO
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -66,11 +66,14 @@ def claimed(run_id: str | None) -> Iterator[None]:
         lock.acquire(timeout=0)
     except filelock.Timeout:
         raise BadInput(
-            f"another process trains run {run_id}: wait until it has ended, or end it"
+            f"another process trains run {run_id} (it holds {place}): wait until it has ended, or "
+            "end it"
         ) from None
     try:
         yield
     finally:
+        if [file.name for file in place.parent.glob("*")] == [LOCK]:
+            shutil.rmtree(place.parent, ignore_errors=True)
         lock.release()
 
 
@@ -239,8 +242,11 @@ def load(path: Path) -> dict[str, Any]:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        _check(path)
-        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        content = path.read_bytes()  # once: what is loaded is what was checked
+        end = max(len(content) - len(SEAL) - 64, 0)
+        if content[end:] != SEAL + hashlib.sha256(memoryview(content)[:end]).hexdigest().encode():
+            raise ValueError("its checksum is another, or missing")
+        state: dict[str, Any] = torch.load(BytesIO(content), map_location="cpu", weights_only=True)
         if not isinstance(state, dict):
             raise TypeError("it holds no state of a training")
     except FileNotFoundError:
@@ -249,16 +255,6 @@ def _read(path: Path) -> dict[str, Any]:
         reason = str(error).partition("\n")[0].partition(". ")[0]  # torch adds a page of advice
         raise BadInput(f"the checkpoint {path} cannot be read ({reason}): start anew") from error
     return state
-
-
-def _check(path: Path) -> None:
-    """ValueError where the file is not the one that was sealed."""
-    with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-        end = max(len(content) - len(SEAL) - 64, 0)
-        with memoryview(content) as whole, whole[:end] as sealed:
-            seal = SEAL + hashlib.sha256(sealed).hexdigest().encode()
-        if content[end:] != seal:
-            raise ValueError("its checksum is another, or missing")
 
 
 def newest(folder: Path = FOLDER) -> list[str]:

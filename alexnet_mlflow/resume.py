@@ -102,11 +102,16 @@ def to_resume(
                 "until it has ended, or end it"
             )
         return state, config.resume
+    begun: tuple[State, str] | None = None
     for name in checkpoint.newest():
         state = checkpoint.load(checkpoint.path_of(name))
         if not _difference(config, state, data) and (found := tracker.found(name)):
-            if not _trains(found):
+            if not _trains(found) and state["history"]:
                 return state, name
+            if not _trains(found):
+                begun = begun or (state, name)  # where none has an epoch
+    if begun:
+        return begun
     raise BadInput(
         f"--resume: ./{checkpoint.FOLDER} holds no interrupted final run of {data.name} with "
         f"{config.optimizer} and these settings: start it without --resume"

@@ -193,7 +193,6 @@ def main(epochs: int, trials: int, pictures: int) -> None:
         for name in roots:
             works[f"{name}, one by one"] = lambda result, run=runs[name]: one_by_one(run, result)
         works["search's record"] = lambda result: claim.report(curve)
-        began = time.perf_counter()
         for result in fit(build(CLASSES, 0), noise(pictures), config, torch.device("cpu")):
             epoch_seconds.append(result.epoch_seconds)
             curve.append((result.val_accuracy, result.val_loss))
@@ -201,8 +200,10 @@ def main(epochs: int, trials: int, pictures: int) -> None:
                 sent = roots[name]._link.drain if name in roots else lambda: None  # type: ignore[attr-defined]
                 with meter.of(f"epoch: {name}", sent):
                     work(result)
-        wall = time.perf_counter() - began
-        sending = {name: round(sending_seconds(runs[name]) / wall, 5) for name in (*roots, *MODES)}
+        trained = sum(epoch_seconds)
+        sending = {
+            name: round(sending_seconds(runs[name]) / trained, 5) for name in (*roots, *MODES)
+        }
         for mode, proxy in proxies.items():
             proxy.goes("well")
             runs[mode]._link.drain()  # type: ignore[union-attr]
@@ -223,7 +224,8 @@ def main(epochs: int, trials: int, pictures: int) -> None:
         for name in ("off", "sqlite", "server", *MODES)
     }
     click.echo("Of an epoch of 2 s: " + ", ".join(f"{k} {v:.2%}" for k, v in shares.items()))
-    click.echo("Sending takes of a core: " + ", ".join(f"{k} {v:.2%}" for k, v in sending.items()))
+    takes = ", ".join(f"{name} {share:.2%}" for name, share in sending.items())
+    click.echo(f"Sending takes of a core, while epochs are trained: {takes}")
     told(ratios=ratios_of(meter), sending_of_a_core=sending, of_an_epoch_of_2_s=shares,
          epoch_seconds=spread(epoch_seconds), rows=rows,
          runs=[{"of": name, "seconds": row["seconds"]["runs"]} for name, row in rows.items()])

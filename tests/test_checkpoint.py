@@ -127,7 +127,7 @@ def test_one_wrong_bit_is_refused(path: Path) -> None:
 def test_what_is_no_checkpoint_is_refused(path: Path, content: bytes) -> None:
     path.parent.mkdir()
     path.write_bytes(content)
-    for reason in ("its checksum is another|cannot mmap an empty file", "(?!.*checksum)"):
+    for reason in ("its checksum is another", "(?!.*checksum)"):
         with pytest.raises(BadInput, match=rf"cannot be read \(({reason})"):
             checkpoint.load(path)
         seal(path)

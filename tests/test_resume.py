@@ -106,6 +106,17 @@ def test_last_is_the_newest_that_fits_and_is_in_the_store() -> None:
         to_resume(_resuming("last", epochs=9), Knows("a1", "b2", "c3"), DATA)
 
 
+def test_last_is_one_with_an_epoch_where_there_is_one() -> None:
+    begun = resume.state_of(Progress(), CONFIG, DATA)
+    checkpoint.save(checkpoint.path_of("b2"), begun)
+    assert to_resume(_resuming("last"), Knows("a1", "b2"), DATA) == (begun, "b2")
+    interrupted("a1")
+    checkpoint.save(checkpoint.path_of("c3"), begun)
+    assert checkpoint.newest()[0] == "c3"
+    assert to_resume(_resuming("last"), Knows("a1", "b2", "c3"), DATA)[1] == "a1"
+    assert to_resume(_resuming("c3"), Knows("a1", "b2", "c3"), DATA)[1] == "c3"
+
+
 @pytest.mark.parametrize(
     ("changes", "told"),
     [

@@ -95,13 +95,14 @@ def opened(
     """A run with all that every training stage logs: tags (and these), parameters, pictures."""
     check_batch(config, data)
     name = f"{config.stage} {data.name} {config.optimizer}"
+    grid = _grid(config, data)  # which may take seconds: of a run that is begun nothing is kept yet
     with tracker.child(name, {**tags_of(config, data), **(tags or {})}, run_id) as run:
         run.params(parameters(config))
         run.dataset(data, "training")
         if data.skipped:
             run.metrics({"pictures_skipped": data.skipped})
             say(f"{data.skipped} pictures of {data.title} cannot be read and are left out.")
-        run.figure(_grid(config, data), "plots/augmentation.png")
+        run.figure(grid, "plots/augmentation.png")
         yield run
 
 

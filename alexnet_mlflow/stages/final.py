@@ -53,7 +53,7 @@ from alexnet_mlflow.stages import (
     train_config,
 )
 from alexnet_mlflow.track import logged
-from alexnet_mlflow.train import EpochResult, divergence, fit
+from alexnet_mlflow.train import EpochResult, State, divergence, fit
 
 BEST = ("best_val_accuracy", "best_val_loss", "best_epoch")
 EXAMPLES = 2  # pictures of the input example; with one, torch.export would fix the batch at 1
@@ -97,41 +97,53 @@ def _one(
     tags: Mapping[str, object] | None = None,
 ) -> StageResult:
     """One training. run_id: a run that was interrupted and whose checkpoint is not at hand."""
-    device = pick_device(config.device)
     data = load(config)
     resumed, found = to_resume(config, tracker, data)
     config = as_interrupted(config, resumed) if resumed else _with_rates(config, tracker, data)
-    assert config.epochs is not None
     processes = distributed.place().size
     tags = {**(tags or {}), **({"processes": processes} if processes > 1 else {})}
-    with ExitStack() as stack:
-        stack.enter_context(checkpoint.claimed(found))  # before anything is said of the run
-        here = stack.enter_context(opened(config, tracker, data, found or run_id, tags))
-        stack.enter_context(checkpoint.claimed(None if found else here.run_id))
-        path = checkpoint.path_of(here.run_id) if here.run_id else None
-        if path and not resumed:  # a kill before the first epoch's goes on in the same run
-            checkpoint.save(path, state_of(Progress(), config, data))
-        net = build(len(data.classes), config.seed)
-        here.text(layer_lines(net), "layers.txt")
-        progress = progress_of(resumed)
-        known = here.steps("train_loss") if found or run_id else set()
-        for _ in logged(here, progress.history, known):
-            pass  # checkpointed and not logged when the run was interrupted
-        training = resumed["training"] if resumed else None
-        distributed.passed_on({
-            "config": dataclasses.asdict(config), "data_digest": data.digest,
-            "resumed": resumed and found,
-        })
-        results = fit(net, data, train_config(config), device, training)
-        with checkpoint.Writer(path) as writer:
-            kept = checkpointed(results, progress, config, data, writer)
-            for _ in logged(here, shown(kept, config.epochs, f"final {config.optimizer}"), known):
-                pass
-            result = _closed(config, here, data, net, progress)
-    # After the run's end is on record, so that a kill in between leaves something to go on with.
-    for done in {result.run_id, found} - {None}:  # a copied run's was kept under its old id
-        checkpoint.remove(checkpoint.path_of(str(done)))
+    before = found or run_id
+    with ExitStack() as locks:
+        locks.enter_context(checkpoint.claimed(before))
+        if found:  # as it is now that nobody else has it
+            resumed = checkpoint.load(checkpoint.path_of(found))
+        with opened(config, tracker, data, before, tags) as here:
+            if here.run_id != before:
+                locks.enter_context(checkpoint.claimed(here.run_id))
+            result = _trained(config, here, data, resumed, found, known=before is not None)
+        # After the run's end is on record, so that a kill in between leaves something to go on
+        # with. A copied run's was kept under its old id.
+        for done in {result.run_id, found} - {None}:
+            checkpoint.remove(checkpoint.path_of(str(done)))
     return result
+
+
+def _trained(
+    config: FinalConfig, here: Tracker, data: Splits, resumed: State | None, found: str | None,
+    known: bool,
+) -> StageResult:
+    """One training, in its run. known: the run was there before."""
+    assert config.epochs is not None
+    path = checkpoint.path_of(here.run_id) if here.run_id else None
+    if path and not resumed:  # a kill before the first epoch's goes on in the same run
+        checkpoint.save(path, state_of(Progress(), config, data))
+    net = build(len(data.classes), config.seed)
+    here.text(layer_lines(net), "layers.txt")
+    progress = progress_of(resumed)
+    had = here.steps("train_loss") if known else set()
+    for _ in logged(here, progress.history, had):
+        pass  # checkpointed and not logged when the run was interrupted
+    training = resumed["training"] if resumed else None
+    distributed.passed_on({
+        "config": dataclasses.asdict(config), "data_digest": data.digest,
+        "resumed": resumed and found,
+    })
+    results = fit(net, data, train_config(config), pick_device(config.device), training)
+    with checkpoint.Writer(path) as writer:
+        kept = checkpointed(results, progress, config, data, writer)
+        for _ in logged(here, shown(kept, config.epochs, f"final {config.optimizer}"), had):
+            pass
+        return _closed(config, here, data, net, progress)
 
 
 def _seeds(config: FinalConfig, tracker: Tracker) -> StageResult:
@@ -141,14 +153,15 @@ def _seeds(config: FinalConfig, tracker: Tracker) -> StageResult:
     settings = _settings(config, data)
     before = _interrupted(config, settings, tracker)
     tags = {"seeds": config.seeds, "settings": settings}
-    with opened(config, tracker, data, before, tags) as here:
-        results = []
-        for number in range(1, config.seeds + 1):
-            seed = config.seed + number
-            known = here.child_with(stage="final", seed=str(seed)) if before else None
-            say(f"[final] {number} of {config.seeds}: seed {seed}")
-            results.append(_ended(known) or _of_seed(config, seed, known, here))
-        return _together(config, results, here)
+    with checkpoint.claimed(before), opened(config, tracker, data, before, tags) as here:
+        with checkpoint.claimed(here.run_id if here.run_id != before else None):
+            results = []
+            for number in range(1, config.seeds + 1):
+                seed = config.seed + number
+                known = here.child_with(stage="final", seed=str(seed)) if before else None
+                say(f"[final] {number} of {config.seeds}: seed {seed}")
+                results.append(_ended(known) or _of_seed(config, seed, known, here))
+            return _together(config, results, here)
 
 
 def _settings(config: FinalConfig, data: Splits) -> str:

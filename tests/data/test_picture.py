@@ -229,6 +229,7 @@ EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n0 0 move
         encoded(Image.new("P", (5, 5)), "GIF"), encoded(Image.new("L", (5, 5)), "TIFF"),
         encoded(Image.new("L", (16, 16)), "ICO"), encoded(Image.new("L", (16, 16)), "PDF"),
     ],
+    ids=["empty", "text", "EPS", "PSD", "SVG", "GIF", "TIFF", "ICO", "PDF"],  # a PDF has its time
 )
 def test_other_kinds_are_not_tried(raw: bytes) -> None:
     with pytest.raises(UnidentifiedImageError):

@@ -320,8 +320,12 @@ def test_interrupted_seeds_go_on_with_the_seed_that_was_interrupted(
     straight = final.run(settings(pictures, **asked), connect())
     with pytest.raises(KeyboardInterrupt):
         interrupted(pictures, after, **asked)
-    resumed = final.run(settings(pictures, **asked, resume="last"), connect())
     client = MlflowClient()
+    [stopped] = client.search_runs(["0"], "tags.seeds = '2' AND attributes.status = 'KILLED'")
+    with checkpoint.claimed(stopped.info.run_id), pytest.raises(BadInput, match="another process"):
+        final.run(settings(pictures, **asked, resume="last"), connect())
+    assert client.get_run(stopped.info.run_id).info.status == "KILLED"  # as it was
+    resumed = final.run(settings(pictures, **asked, resume="last"), connect())
     parents = client.search_runs(["0"], "tags.seeds = '2'")
     assert len(parents) == 2 and {run.info.status for run in parents} == {"FINISHED"}
     one, other = (
