@@ -54,7 +54,8 @@ def path_of(run_id: str, folder: Path = FOLDER) -> Path:
 def claimed(run_id: str | None) -> Iterator[None]:
     """Have a run's folder alone until the block or the process ends; with None nothing is done.
 
-    BadInput where another process has it, of this machine or of any other that sees the folder.
+    BadInput where another process has it, of this machine or, where the file system has locks, of
+    any other that sees the folder.
     """
     if run_id is None:
         yield

@@ -105,11 +105,12 @@ def to_resume(
     begun: tuple[State, str] | None = None
     for name in checkpoint.newest():
         state = checkpoint.load(checkpoint.path_of(name))
-        if not _difference(config, state, data) and (found := tracker.found(name)):
-            if not _trains(found) and state["history"]:
-                return state, name
-            if not _trains(found):
-                begun = begun or (state, name)  # where none has an epoch
+        found = None if _difference(config, state, data) else tracker.found(name)
+        if found is None or _trains(found):
+            continue
+        if state["history"]:
+            return state, name
+        begun = begun or (state, name)  # where none has an epoch
     if begun:
         return begun
     raise BadInput(

@@ -95,7 +95,7 @@ def opened(
     """A run with all that every training stage logs: tags (and these), parameters, pictures."""
     check_batch(config, data)
     name = f"{config.stage} {data.name} {config.optimizer}"
-    grid = _grid(config, data)  # which may take seconds: of a run that is begun nothing is kept yet
+    grid = _grid(config, data)  # first: it takes seconds, in which a run would have no checkpoint
     with tracker.child(name, {**tags_of(config, data), **(tags or {})}, run_id) as run:
         run.params(parameters(config))
         run.dataset(data, "training")
