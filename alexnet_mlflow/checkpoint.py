@@ -117,6 +117,7 @@ def save(path: Path, state: dict[str, Any]) -> None:
                 temporary.unlink()
             raise
     flush(path.parent)  # the names survive a power cut too
+    flush(path.parent.parent)
 
 
 class Writer:
@@ -225,10 +226,11 @@ def copied(state: Any) -> Any:
     return state
 
 
-def load(path: Path) -> dict[str, Any]:
+def load(path: Path, mend: bool = False) -> dict[str, Any]:
     """The state at `path`, on the CPU; the one before it where the last one is damaged.
 
-    BadInput where there is none that is whole.
+    mend: the one before it takes its place, so that the next save keeps what is whole; for whoever
+    has the run alone. BadInput where there is none that is whole.
     """
     try:
         return _read(path)
@@ -238,6 +240,8 @@ def load(path: Path) -> dict[str, Any]:
             raise
         state = _read(before)
         logger.warning("%s; the one before it is taken", str(damaged).partition(":")[0])
+        if mend:
+            os.replace(before, path)
         return state
 
 

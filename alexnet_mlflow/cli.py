@@ -231,6 +231,7 @@ def script() -> NoReturn:
         code = main()
     except SystemExit as stopped:
         if signals.since():
+            runner.close_unused()
             signals.leave(int(stopped.code or 0))
         raise
     sys.exit(code)

@@ -107,12 +107,12 @@ class Link:
         """Send this past the journal, whose disk takes no more. False where the store is away."""
         if not self.journal.drained(LAST_SECONDS):
             return False
-        with signals.held():
+        with signals.held(seconds=signals.ANSWER_SECONDS):
             self._send(Entry(0, run_id, kind, values), Path())
         return True
 
     def drain(self) -> None:
-        """Wait until all that was logged has been sent. BadInput after an hour."""
+        """Wait until all that was logged has been sent. BadInput after a day."""
         if not self.journal.drained(PATIENCE_SECONDS):
             raise self.outage.given_up()
 

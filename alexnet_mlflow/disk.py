@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 
@@ -13,6 +15,20 @@ def flush(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+@contextmanager
+def replaced(path: Path) -> Iterator[Path]:
+    """A name beside this one, with its suffix, to write to: when the block ends that file is this
+    one; where it fails, nothing of it stays.
+    """
+    draft = path.with_name(f".unfinished-{os.getpid()}{path.suffix}")
+    try:
+        yield draft
+        flush(draft)
+        os.replace(draft, path)
+    finally:
+        draft.unlink(missing_ok=True)
 
 
 def written(path: Path) -> float:

@@ -39,7 +39,7 @@ FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.25, 10.0  # between two tries, do
 END_SECONDS = 10.0  # a person waits for the prompt; what is left is sent by `sync`
 STOPPED_SECONDS = 3.5  # after the signal: a stopped process has to leave in five
 LAST_SECONDS = 1.0  # at least, whatever it has waited for before
-PATIENCE_SECONDS = 3600.0  # for an answer without which it cannot go on
+PATIENCE_SECONDS = 24 * 3600.0  # for an answer without which it cannot go on
 WAY_OUT = "`alexnet-mlflow sync` sends it"
 
 T = TypeVar("T")
@@ -90,11 +90,11 @@ class Outage:
             self._failures = 0
 
     def asked(self, ask: Callable[[], T]) -> T:
-        """What the store answers, waiting for it. BadInput where it stays away for an hour."""
+        """What the store answers, waiting for it. BadInput where it stays away for a day."""
         until = time.monotonic() + PATIENCE_SECONDS
         while True:
             try:
-                with signals.held():
+                with signals.held(seconds=signals.ANSWER_SECONDS):
                     found = ask()
             except Exception as error:
                 if not reach.away(error):
@@ -109,7 +109,7 @@ class Outage:
 
     def given_up(self) -> BadInput:
         return BadInput(
-            f"the tracking store {self.store} has not answered for an hour: when it does, {WAY_OUT}"
+            f"the tracking store {self.store} has not answered for a day: when it does, {WAY_OUT}"
             ", and a final or a search goes on with --resume or the same command"
         )
 
@@ -277,7 +277,7 @@ def _deliver(file: _File, store: str, send: Send, left: Left) -> None:
     arrived, refused = {line["number"] for line in file.lines(file.acknowledged)}, 0
     for entry in (Entry(**line) for line in lines[1:] if line["number"] not in arrived):
         try:
-            with signals.held():
+            with signals.held(seconds=signals.ANSWER_SECONDS):
                 send(entry, file.copy(entry))
         except Exception as error:
             if reach.away(error):
@@ -312,6 +312,8 @@ class _File:
                 lock.acquire()
                 made = cls(path, lock)
                 made.append({"store": store})
+                flush(folder)
+                flush(folder.parent)
                 return made
             except (FileNotFoundError, FileExistsError):  # another process has just tidied up
                 lock.release()
@@ -334,7 +336,8 @@ class _File:
         copy = self.copy(entry)
         copy.parent.mkdir(parents=True)
         write(copy)
-        flush(copy)
+        for path in (copy, *copy.parents[:2]):  # what it holds, and its names
+            flush(path)
 
     def copy(self, entry: Entry) -> Path:
         return self.path.with_suffix("") / str(entry.number) / entry.file

@@ -16,6 +16,7 @@ from alexnet_mlflow.augment import IMAGENET_MEAN, IMAGENET_STD
 
 PICTURE = (3, 32, 32)
 FEATURES = 256 * 2 * 2
+HIDDEN = 4096
 
 
 class Convolution(nn.Conv2d):
@@ -69,12 +70,12 @@ class AlexNet(nn.Module):
         )
         self.classifier = nn.Sequential(
             nn.Dropout(dropout),
-            Connected(FEATURES, 4096),
+            Connected(FEATURES, HIDDEN),
             nn.ReLU(inplace=True),
             nn.Dropout(dropout),
-            Connected(4096, 4096),
+            Connected(HIDDEN, HIDDEN),
             nn.ReLU(inplace=True),
-            nn.Linear(4096, classes),
+            nn.Linear(HIDDEN, classes),
         )
 
     def forward(self, pictures: Tensor) -> Tensor:

@@ -65,7 +65,8 @@ def load_model(uri: str) -> nn.Module:
     from mlflow.models import Model
 
     try:
-        folder = mlflow.artifacts.download_artifacts(uri)
+        with reach.environment(reach.PATIENT):
+            folder = mlflow.artifacts.download_artifacts(uri)
         exported.check(Path(folder), Model.load(folder).flavors["pytorch"])
         model: nn.Module = mlflow.pytorch.load_model(folder, device="cpu")
     except Exception as error:  # a dozen types, from URIs that are none to files that are cut off
@@ -83,7 +84,8 @@ def model_classes(uri: str) -> tuple[str, ...]:
     from alexnet_mlflow.served import CLASSES
 
     try:
-        info = Model.load(uri)
+        with reach.environment(reach.PATIENT):
+            info = Model.load(uri)
         if names := (info.metadata or {}).get(CLASSES):
             return tuple(map(str, names))
         count = info.signature.outputs.inputs[0].shape[-1]

@@ -13,11 +13,16 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from alexnet_mlflow import process, signals
 
 LOOK_SECONDS = 0.5
+LAST_WORD = {
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "MLFLOW_HTTP_REQUEST_TIMEOUT": "2",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+}
 LOOKS = 2  # without it in a row: a file of /proc that cannot be read now is no end
 
 
@@ -29,6 +34,18 @@ def watch() -> bool:
     began = process.started(pid)
     threading.Thread(target=_look, args=(pid, began), name="runner", daemon=True).start()
     return True
+
+
+def close_unused() -> None:
+    """End as KILLED the run in which `mlflow run` has started this process and which no stage has
+    taken up: a runner that was stopped too does not. Where the store is away, it stays open.
+    """
+    if run_id := os.environ.pop("MLFLOW_RUN_ID", None):
+        os.environ.update(LAST_WORD)
+        with suppress(Exception):  # torch or mlflow may be half imported
+            import mlflow
+
+            mlflow.MlflowClient().set_terminated(run_id, "KILLED")
 
 
 def found() -> int | None:

@@ -136,3 +136,16 @@ class NullTracker:
 
 
 Tracker = NullTracker
+
+
+def text_of(value: object) -> str:
+    """A parameter's value as it is logged."""
+    return repr(value) if isinstance(value, float) else str(value)
+
+
+def same_value(logged: str, text: str) -> bool:
+    """The same text, or the same number written otherwise (1e-3 and 0.001)."""
+    try:
+        return float(logged) == float(text)
+    except ValueError:
+        return logged.lower() == text.lower()

@@ -25,6 +25,7 @@ NUMBERS = (signal.SIGINT, signal.SIGTERM)
 # Ctrl-C reaches `mlflow run` and what it has started, to which it sends SIGTERM a quarter of a
 # second later: another signal within the seconds that a stop may take is the same stop.
 SAME_STOP_SECONDS = 5.0
+ANSWER_SECONDS = 2.0  # a request whose server hangs is waited for after a signal
 
 _stopping = False  # it has been raised
 _waiting = 0  # the one that waits for the next rest
@@ -105,11 +106,12 @@ def _again(number: int) -> None:
 
 
 @contextmanager
-def held(to_the_end: bool = False) -> Iterator[None]:
+def held(to_the_end: bool = False, seconds: float = 0.0) -> Iterator[None]:
     """The first signal waits until the block is left, by an error too; then it is raised. Blocks
     may nest.
 
     `to_the_end`: the second one waits too, where something else would outlive this process.
+    `seconds`: so long at most does the first one wait; 0: without an end.
     Python handles signals in the main thread alone: in another one this does nothing.
     """
     main = threading.current_thread() is threading.main_thread()
@@ -124,12 +126,27 @@ def held(to_the_end: bool = False) -> Iterator[None]:
             return
         _note(got)
         came.append(got)
+        if seconds:
+            signal.setitimer(signal.ITIMER_REAL, seconds)
 
-    before = {number: signal.signal(number, wait) for number in NUMBERS}
+    def late(number: int, frame: FrameType | None) -> None:
+        if not came:
+            _waited(number, frame)
+            return
+        put_back()
+        signal.raise_signal(came.pop())
+
+    def put_back() -> None:
+        for number, handler in before.items():
+            signal.signal(number, handler or signal.SIG_DFL)
+
+    handlers = {**dict.fromkeys(NUMBERS, wait), **({signal.SIGALRM: late} if seconds else {})}
+    before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
     try:
         yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler or signal.SIG_DFL)
+        if came and seconds:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+        put_back()
         for got in came[:1]:
             signal.raise_signal(got)

@@ -27,7 +27,7 @@ from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from alexnet_mlflow import alive, delivery, models, reach
+from alexnet_mlflow import alive, delivery, models, reach, runs
 from alexnet_mlflow.data import Described
 from alexnet_mlflow.delivery import Link
 from alexnet_mlflow.journal import END_SECONDS, Left
@@ -203,10 +203,10 @@ class MlflowTracker(NullTracker):
     def params(self, values: Mapping[str, object]) -> None:
         known, new = self._params, {}
         for name, value in values.items():
-            text = _text(value)
+            text = runs.text_of(value)
             if name not in known:
                 new[name] = text
-            elif not _same(known[name], text) and f"resolved_{name}" not in known:
+            elif not runs.same_value(known[name], text) and f"resolved_{name}" not in known:
                 new[f"resolved_{name}"] = text
         known.update(new)
         self._journal.add(self._run, "batch", {"params": new})
@@ -243,11 +243,14 @@ class MlflowTracker(NullTracker):
         return known[1] if known and known[0] == value else now
 
     def _take_up(self, run: Run) -> None:
-        """Learn what a process before this one has logged."""
+        """Learn what a process before this one has logged: times go on from there."""
+        global _last_ms
+        _last_ms = max(_last_ms, run.info.start_time)
         for metric in run.data.metrics:
             points = self._link.asked(partial(self._client.get_metric_history, self._run, metric))
             points.sort(key=lambda point: point.timestamp)
             self._had[metric] = {one.step: (one.value, one.timestamp) for one in points}
+            _last_ms = max(_last_ms, *(one.timestamp for one in points))
 
     def figure(self, figure: Figure, path: str) -> None:
         self._keep(path, figure.savefig)
@@ -278,10 +281,8 @@ class MlflowTracker(NullTracker):
     def model(
         self, model: nn.Module, example: Tensor, classes: Sequence[str]
     ) -> LoggedModel | None:
-        before = self._link.asked(self._models)
-
         def log() -> LoggedModel:
-            for left in self._models() - before:  # of a try whose answer was lost
+            for left in self._models():  # of a try whose answer was lost, or of a process killed
                 self._client.delete_logged_model(left)
             with reach.environment(reach.ONCE, always=True), reach.environment(reach.LARGE):
                 return models.log(self._run, model, example, classes)
@@ -339,10 +340,17 @@ class MlflowTracker(NullTracker):
     def fetched(self, run_id: str, path: str, folder: Path) -> Path | None:
         from mlflow.exceptions import MlflowException
 
-        self._link.drain()
+        def fetch() -> Path:
+            try:
+                return Path(self._client.download_artifacts(run_id, path, str(folder)))
+            except MlflowException as error:  # whatever went wrong, it says that the path is wrong
+                raise ConnectionError(f"{path} of run {run_id} does not come") from error
+
+        above = path.rpartition("/")[0] or None
         try:
             with reach.environment(reach.SILENT):
-                return Path(self._client.download_artifacts(run_id, path, str(folder)))
+                listed = self._link.asked(lambda: self._client.list_artifacts(run_id, above))
+                return self._link.asked(fetch) if path in {one.path for one in listed} else None
         except (MlflowException, OSError):
             return None
 
@@ -369,24 +377,12 @@ def logged(
 
 
 def _now_ms() -> int:
-    """The time; where the clock was put back, a millisecond after what this process told last:
-    MLflow orders a metric's history by it.
+    """The time; where the clock was put back, a millisecond after what this process, or the one
+    before it in this run, told last: MLflow orders a metric's history by it.
     """
     global _last_ms
     _last_ms = max(_last_ms + 1, int(time.time() * 1000))
     return _last_ms
-
-
-def _text(value: object) -> str:
-    return repr(value) if isinstance(value, float) else str(value)
-
-
-def _same(logged: str, text: str) -> bool:
-    """The same text, or the same number written otherwise (1e-3 and 0.001)."""
-    try:
-        return float(logged) == float(text)
-    except ValueError:
-        return logged.lower() == text.lower()
 
 
 def _wanted(conditions: list[str], tags: Mapping[str, str]) -> str:

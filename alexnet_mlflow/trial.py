@@ -27,7 +27,8 @@ class Training:
         assert config.epochs is not None
         self.epochs = config.epochs
         self.path = checkpoint.path_of(here.run_id) if here.run_id else None
-        saved = checkpoint.load(self.path) if resumed and self.path and self.path.exists() else None
+        there = resumed and self.path is not None and self.path.exists()
+        saved = checkpoint.load(self.path, mend=True) if there and self.path else None
         self.state = saved["training"] if saved else None
         self.history = [
             EpochResult(**row, diverged_at_step=None, state=dict)

@@ -1,11 +1,13 @@
 """What a search costs: the default one, the exhaustive one, two workers, and a loop of processes.
 
     python benchmarks/bench_search.py --rounds 3
+    python benchmarks/bench_search.py --rounds 1 --dataset cifar10 --device cuda
 
 A table and one JSON line: wall seconds, epochs spent, and the winner of
 (a) default: `search` as it is, worse trials cut,
 (b) exhaustive: `search --exhaustive`, one worker with all threads, trial after trial,
-(c) workers: the same by a worker a core, side by side, with one thread each,
+(c) workers: the same by a worker a core, side by side, with one thread each; on CUDA a worker a
+    GPU,
 (d) processes: what one would write: a process a point, the same points, pictures, weights and
     epochs, each epoch logged to MLflow; the fine range narrowed as the search does.
 In turn, each in an empty folder with a store of its own, imports and schema included. A search
@@ -55,29 +57,28 @@ def run(words: list[str], folder: str) -> dict[str, Any]:
 def search(settings: Settings, *more: str) -> dict[str, Any]:
     options = [f"--{name.replace('_', '-')}={value}" for name, value in settings.items()]
     with tempfile.TemporaryDirectory() as folder:
-        words = ["-m", "alexnet_mlflow", "search", "--device=cpu", "--repeats=0", *options, *more]
+        words = ["-m", "alexnet_mlflow", "search", "--repeats=0", *options, *more]
         found = run(words, folder)
     return {name: found.get(name) for name in ("wall_seconds", "verdict", *FIGURES)}
 
 
 def one(settings: Settings, lr: float, weight_decay: float) -> dict[str, Any]:
     """In a process of its own: train at one point and log it."""
-    import torch
-
     from alexnet_mlflow.config import SearchConfig, resolve
     from alexnet_mlflow.data import load
+    from alexnet_mlflow.device import pick_device
     from alexnet_mlflow.model import build
     from alexnet_mlflow.stages import train_config
     from alexnet_mlflow.track import connect, logged
     from alexnet_mlflow.train import better, fit
 
-    config = resolve(SearchConfig(**settings, device="cpu"))
+    config = resolve(SearchConfig(**settings))
     data, best, last = load(config), None, None
     point = train_config(config, lr=lr, weight_decay=weight_decay)
     with connect().child(f"lr {lr:.3g}", {"stage": "trial"}) as here:
         here.params(vars(point))
         net = build(len(data.classes), config.seed)
-        for last in logged(here, fit(net, data, point, torch.device("cpu"))):
+        for last in logged(here, fit(net, data, point, pick_device(config.device))):
             best = last if better(last, best) else best
     assert last is not None
     return {
@@ -123,6 +124,16 @@ def processes(settings: Settings) -> dict[str, Any]:
     }
 
 
+def workers(settings: Settings) -> dict[str, Any]:
+    """A worker a core, or a GPU."""
+    many = len(os.sched_getaffinity(0))
+    if settings["device"] == "cuda":
+        import torch
+
+        many = torch.cuda.device_count()
+    return search(settings, "--exhaustive", f"--workers={many}")
+
+
 def ratios_of(rounds: list[dict[str, dict[str, Any]]]) -> dict[str, list[float]]:
     """What each round says of the default search and of the workers, as far as it was run."""
     ratios = {}
@@ -140,9 +151,7 @@ def ratios_of(rounds: list[dict[str, dict[str, Any]]]) -> dict[str, list[float]]
 RIVALS: dict[str, Callable[[Settings], dict[str, Any]]] = {
     "default": search,
     "exhaustive": lambda settings: search(settings, "--exhaustive"),
-    "workers": lambda settings: search(
-        settings, "--exhaustive", f"--workers={len(os.sched_getaffinity(0))}"
-    ),
+    "workers": workers,
     "processes": processes,
 }
 
@@ -156,6 +165,7 @@ RIVALS: dict[str, Callable[[Settings], dict[str, Any]]] = {
 @click.option("--trials", default=20, show_default=True)
 @click.option("--fine-trials", default=10, show_default=True)
 @click.option("--epochs", default=10, show_default=True)
+@click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True)
 @click.option("--rival", "rivals", multiple=True, type=click.Choice(list(RIVALS)),
               default=list(RIVALS), help="Leave others out.  [default: all]")
 @click.option("--one", "point", default="", hidden=True)
@@ -175,7 +185,7 @@ def main(rounds: int, rivals: tuple[str, ...], point: str, **settings: Any) -> N
     ratios = ratios_of(found)
     for name, values in ratios.items():
         click.echo(shown(f"  {name}", spread(values)))
-    told(ratios=ratios, settings=settings, runs=found)
+    told(device=settings["device"], ratios=ratios, settings=settings, runs=found)
 
 
 if __name__ == "__main__":

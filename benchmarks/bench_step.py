@@ -4,20 +4,30 @@
 
 A table and one JSON line: images/s of `fit` at each batch size and optimizer, alternated in one
 process with
-(a) SGEMM: the matrix rate of this machine at this moment,
+(a) SGEMM: the matrix rate of this machine at this moment; and the rate at which it copies a
+    large tensor, bytes read and written, in GB/s of 1e9 bytes,
 (b) the same model on one fixed batch: no gather, no augmentation, no sums,
 (c) the report's way: PIL pictures through torchvision transforms in a DataLoader, an optimizer
     that is not fused, with each of the worker counts,
 (d) on a CPU: `fit` with torch's own layers (winograd.py, linear.py); a training a core, side by
     side, with one thread each, all of them together: what two trials on two cores take so, and what
-    one after the other with all threads (`fit` itself); with --compile, `fit` with torch's layers
-    through torch.compile, which needs a C++ compiler, and the seconds of its first epoch,
+    one after the other with all threads (`fit` itself); `fit` with pictures, weights and maps
+    contiguous instead of channels_last (contiguous), and with glibc left alone
+    (malloc_by_itself); with --compile, `fit` with torch's layers through torch.compile, which
+    needs a C++ compiler, and the seconds of its first epoch,
 (e) on CUDA: `fit` in fp32 and tf32, with --deterministic, with a step that is not captured, and as
     a trial of a search does, with a capture and a weight decay for all; a trial of few steps from
     its start on, with a capture of its own and with that for all.
 On CUDA the matrix rate and the fixed batch have the precision of `fit`, bf16 where the GPU has it,
-and the report's loop has its own, fp32. The share of the matrix rate counts the products of the
-direct convolution, also where fewer are done.
+and the report's loop has torch's own settings: fp32, but TF32 in cuDNN's convolutions. It gets
+20,000 pictures a pass there at most, for it is the slowest by far. The share of the matrix rate
+counts the products of the direct convolution, also where fewer are done.
+
+`of_copy_bandwidth` is the least bytes of a step, over the step's time, over the rate of the copy:
+near 1 where memory is what limits the step. The least are passes over all weights, 4 bytes each:
+read forward, read backward; slopes written, and read by the update; weights read and written;
+momentum read and written. That is 8 with SGD, and 10 with Adam, which keeps two numbers a weight.
+Pictures, maps between layers and the casts to bf16 are not in it, nor caches that spare a pass.
 Pictures are noise: speed does not depend on what they show.
 """
 
@@ -30,6 +40,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from unittest.mock import patch
 
 import click
 import numpy as np
@@ -41,14 +52,21 @@ from torchvision import transforms
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from alexnet_mlflow import graph
+from alexnet_mlflow import graph, train
 from alexnet_mlflow.augment import IMAGENET_MEAN, IMAGENET_STD, normalise, to_pixels
 from alexnet_mlflow.config import TrainConfig
 from alexnet_mlflow.data import Split, Splits
 from alexnet_mlflow.device import compute_in, pick_precision
 from alexnet_mlflow.graph import Captured
 from alexnet_mlflow.malloc import keep_freed_memory
-from alexnet_mlflow.model import AlexNet, Connected, Convolution, build, layer_table
+from alexnet_mlflow.model import (
+    AlexNet,
+    Connected,
+    Convolution,
+    build,
+    layer_table,
+    parameter_count,
+)
 from alexnet_mlflow.optimizers import make_optimizer
 from alexnet_mlflow.train import Shared, fit, train_step
 from benchmarks.record import shown, spread, told
@@ -57,9 +75,14 @@ CLASSES = 10
 # Of each measured pass, and at which batch sizes, where nothing else is asked for.
 STEPS = {"cpu": 12, "cuda": 500}
 BATCHES = {"cpu": (32, 64), "cuda": (32, 128, 512, 1024)}
+# Worker counts of the report's loop, as far as there are cores; the CPU's stand in its records.
+WORKERS = {"cpu": (0, 1, 2), "cuda": (0, 2, 4, 8, 16)}
+REPORT_PICTURES = 20_000  # a pass of the report's loop at most, on CUDA
 MATRIX = 1024
+COPIED_MIB = {"cpu": 256, "cuda": 1024}  # beyond any cache
 FEW = 44  # steps of a trial: an epoch of 1,408 pictures in batches of 32
 RATES = {"sgd": 0.01, "adam": 0.001}
+PASSES = {"sgd": 8, "adam": 10}  # the least that a step makes over the weights: see above
 
 
 class Pictures(torch.utils.data.Dataset):
@@ -132,6 +155,28 @@ def gemm_gflops(device: torch.device, precision: str) -> float:
     work = lambda: [one @ one for _ in range(times)]  # noqa: E731
     work()
     return times * 2 * MATRIX**3 / seconds_of(work, device) / 1e9
+
+
+def copy_gbytes(device: torch.device, mib: int | None = None) -> float:
+    """GB/s, read and written, of a large tensor copied into another."""
+    size = (mib or COPIED_MIB[device.type]) << 20
+    one = torch.ones(size, dtype=torch.uint8, device=device)
+    other = torch.zeros_like(one)
+    times = 5 if device.type == "cpu" else 200
+    work = lambda: [other.copy_(one) for _ in range(times)]  # noqa: E731
+    work()
+    return times * 2 * size / seconds_of(work, device) / 1e9
+
+
+def least_gbytes(optimizer: str, model: AlexNet) -> float:
+    """GB that a step moves at least, whatever its batch."""
+    return PASSES[optimizer] * 4 * parameter_count(model) / 1e9
+
+
+def as_torch_comes() -> None:
+    """The settings of a process that has changed none, as the report's."""
+    compute_in("fp32", deterministic=False)
+    torch.backends.cudnn.allow_tf32 = True  # torch's own default; of other products it is False
 
 
 def of_torch() -> AlexNet:
@@ -233,6 +278,22 @@ def eagerly(optimizer: str, batch: int, device: torch.device, steps: int) -> flo
         graph.WARM_UP = before
 
 
+def contiguous(optimizer: str, batch: int, device: torch.device, steps: int) -> float:
+    """images/s of `fit` in memory format contiguous: pictures, weights and maps."""
+    with patch.object(torch, "channels_last", torch.contiguous_format):
+        return ours(optimizer, batch, device, steps)
+
+
+def malloc_by_itself(optimizer: str, batch: int, device: torch.device, steps: int) -> float:
+    """images/s of `fit` where freed memory is glibc's business."""
+    keep_freed_memory(False)
+    try:
+        with patch.object(train, "keep_freed_memory", lambda: False):
+            return ours(optimizer, batch, device, steps)
+    finally:
+        keep_freed_memory()
+
+
 def fixed(
     optimizer: str, batch: int, device: torch.device, steps: int, precision: str
 ) -> float:
@@ -250,6 +311,17 @@ def fixed(
     work = lambda: [captured(once) for _ in range(steps)]  # noqa: E731
     work()
     return batch * steps / seconds_of(work, device)
+
+
+def steps_of_report(batch: int, device: torch.device, steps: int) -> int:
+    """Batches of a pass of the report's loop: on CUDA fewer, but two at least."""
+    return min(steps, max(2, REPORT_PICTURES // batch)) if device.type == "cuda" else steps
+
+
+def workers_on(device: torch.device) -> tuple[int, ...]:
+    """The worker counts, where nothing else is asked for."""
+    cores = len(os.sched_getaffinity(0))
+    return tuple(count for count in WORKERS[device.type] if device.type == "cpu" or count <= cores)
 
 
 def reports(
@@ -286,11 +358,14 @@ def flop_per_image(model: AlexNet) -> float:
     return 6.0 * sum(layer.multiply_adds for layer in layer_table(model))
 
 
-def ratios_of(runs: list[dict[str, float]], flop: float) -> dict[str, list[float]]:
-    """A batch size and optimizer: what each round says of `fit`."""
+def ratios_of(
+    runs: list[dict[str, float]], flop: float, gbytes: float
+) -> dict[str, list[float]]:
+    """A batch size and optimizer: what each round says of `fit`. FLOP and least GB an image."""
     ways = [name for name in runs[0] if name.startswith("report_")]
     ratios = {
         "of_sgemm": [run["fit"] * flop / 1e9 / run["sgemm_gflops"] for run in runs],
+        "of_copy_bandwidth": [run["fit"] * gbytes / run["copy_gbytes"] for run in runs],
         "of_fixed_batch": [run["fit"] / run["fixed"] for run in runs],
         "over_report_best_workers": [
             run["fit"] / max(run[way] for way in ways) for run in runs
@@ -305,7 +380,7 @@ def ratios_of(runs: list[dict[str, float]], flop: float) -> dict[str, list[float
     for other in ("fp32", "tf32", "deterministic", "eager", "as_trial"):
         if other in runs[0]:
             ratios[f"fit_over_{other}"] = [run["fit"] / run[other] for run in runs]
-    for other in ("torchs_layers", "compiled"):
+    for other in ("torchs_layers", "contiguous", "malloc_by_itself", "compiled"):
         if other in runs[0]:
             ratios[f"over_{other}"] = [run["fit"] / run[other] for run in runs]
     if "side_by_side" in runs[0]:
@@ -319,15 +394,18 @@ def round_of(
     optimizer: str, batch: int, device: torch.device, steps: int, workers: tuple[int, ...],
     compiles: bool,
 ) -> dict[str, float]:
-    """images/s of every rival, one after the other; SGEMM in GFLOP/s."""
+    """images/s of every rival, one after the other; SGEMM in GFLOP/s, the copy in GB/s."""
+    copied = copy_gbytes(device)  # first, so that no rival's memory is what the copy has freed
     keep_freed_memory()
     precision, what = pick_precision("auto", device), (optimizer, batch, device, steps)
     compute_in(precision, deterministic=False)
-    run = {"sgemm_gflops": gemm_gflops(device, precision)}
+    run = {"sgemm_gflops": gemm_gflops(device, precision), "copy_gbytes": copied}
     run["fit"] = ours(*what)
     run["fixed"] = fixed(*what, precision)
     if device.type == "cpu":
         run["torchs_layers"] = ours(*what, net=of_torch())
+        run["contiguous"] = contiguous(*what)
+        run["malloc_by_itself"] = malloc_by_itself(*what)
     if compiles:
         run |= compiled(*what)
     if device.type == "cuda":
@@ -336,10 +414,11 @@ def round_of(
         run |= as_trials(*what)
         run["deterministic"] = ours(*what, deterministic=True)
         os.environ.pop("CUBLAS_WORKSPACE_CONFIG", None)
-    compute_in("fp32", deterministic=False)
+    as_torch_comes()
     keep_freed_memory(False)  # the report left the allocator alone
     for count in workers:
-        run[f"report_{count}_workers"] = reports(optimizer, batch, device, steps, count)
+        fewer = steps_of_report(batch, device, steps)
+        run[f"report_{count}_workers"] = reports(optimizer, batch, device, fewer, count)
     if device.type == "cpu":
         run["side_by_side"] = side_by_side(optimizer, batch, steps)
     return {name: round(value, 1) for name, value in run.items()}
@@ -350,7 +429,8 @@ def round_of(
 @click.option("--rounds", default=5, show_default=True)
 @click.option("--batch", "batches", multiple=True, type=int,
               help="[default: 32 and 64; on CUDA 32, 128, 512 and 1024]")
-@click.option("--workers", multiple=True, type=int, default=(0, 1, 2), show_default=True)
+@click.option("--workers", multiple=True, type=int,
+              help="[default: 0, 1 and 2; on CUDA 0, 2, 4, 8 and 16, as far as there are cores]")
 @click.option("--steps", default=0, help="Of each measured pass.  [default: 12; on CUDA 500]")
 @click.option("--compile", "compiles", is_flag=True, help="torch.compile as a rival.")
 @click.option("--trial", default="", hidden=True)
@@ -364,7 +444,8 @@ def main(
         return
     device = torch.device(device_name)
     steps, batches = steps or STEPS[device.type], batches or BATCHES[device.type]
-    flop = flop_per_image(build(CLASSES, 0))
+    workers, net = workers or workers_on(device), build(CLASSES, 0)
+    flop = flop_per_image(net)
     ratios, runs = dict[str, list[float]](), list[dict[str, object]]()
     for batch in batches:
         for optimizer in RATES:
@@ -374,7 +455,8 @@ def main(
                 click.echo(f"batch {batch} {optimizer} round {number + 1}: {found[-1]}", err=True)
             rates = spread([run["fit"] for run in found], 1)
             click.echo(shown(f"fit, batch {batch}, {optimizer}", rates, "/s"))
-            for name, values in ratios_of(found, flop).items():
+            least = least_gbytes(optimizer, net) / batch
+            for name, values in ratios_of(found, flop, least).items():
                 ratios[f"{name}, batch {batch}, {optimizer}"] = values
                 click.echo(shown(f"  {name}", spread(values)))
             runs.extend({"batch": batch, "optimizer": optimizer, **run} for run in found)

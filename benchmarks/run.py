@@ -34,6 +34,13 @@ class Benchmark:
     full: str
     quick: str | None = None
     devices: tuple[str, ...] = ("cpu",)  # with others than the CPU it takes --device
+    on_cuda: str | None = None  # instead of `full` there
+
+    def options(self, device: str, check: bool) -> str | None:
+        """None: it is not run so."""
+        if check or device not in self.devices:
+            return self.quick if device in self.devices else None
+        return self.on_cuda if device == "cuda" and self.on_cuda else self.full
 
 
 BENCHMARKS = {
@@ -41,7 +48,11 @@ BENCHMARKS = {
     "bench_data": Benchmark("--rounds 5", "--rounds 3"),
     "bench_tracking": Benchmark("--epochs 20 --trials 10", "--epochs 10 --trials 3 --pictures 64"),
     "bench_start": Benchmark("--rounds 5", "--rounds 3"),
-    "bench_search": Benchmark("--rounds 3 --trials 6 --fine-trials 3 --epochs 5"),
+    "bench_search": Benchmark(
+        "--rounds 3 --trials 6 --fine-trials 3 --epochs 5", None, ("cpu", "cuda"),
+        "--rounds 1 --dataset cifar10 --optimizer sgd --trials 20 --fine-trials 10 --epochs 5 "
+        "--rival default --rival exhaustive",
+    ),
     "bench_recipe": Benchmark(
         "--optimizer adam --batch-size 64 --epochs 3 --report-weight-decay 1.1e-4 "
         "--report-lr 0.001 --strong-lr 0.001", None, ("cpu", "cuda"),
@@ -90,8 +101,8 @@ def main(
             raise click.UsageError(f"{name} is no quick one: run it without --check")
     code = 0
     for name, benchmark in BENCHMARKS.items():
-        options = benchmark.quick if check else benchmark.full
-        if (names and name not in names) or options is None or device not in benchmark.devices:
+        options = benchmark.options(device, check)
+        if (names and name not in names) or options is None:
             continue
         record = measured(name, options, device)
         if record is None:

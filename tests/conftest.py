@@ -17,9 +17,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from alexnet_mlflow import pipeline, track
+from alexnet_mlflow import model, pipeline, track
 from alexnet_mlflow.config import BabysitConfig
 from alexnet_mlflow.stages import StageResult
+from tests.narrow import HIDDEN
 
 EACH = 32  # pictures a class
 LONG = {  # files of more than a minute and few tests (measured, two cores)
@@ -81,6 +82,12 @@ def _use(empty_store: Path, folder: Path) -> Iterator[Path]:
     yield folder
     assert mlflow.active_run() is None, "a test left a run open"
     mlflow.set_tracking_uri(before)
+
+
+@pytest.fixture
+def narrow(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What this test trains is narrower."""
+    monkeypatch.setattr(model, "HIDDEN", HIDDEN)
 
 
 @pytest.fixture(scope="session")

@@ -21,7 +21,7 @@ import mlflow
 import torch
 from mlflow import MlflowClient
 
-from alexnet_mlflow import checkpoint, train
+from alexnet_mlflow import checkpoint, model, train
 from alexnet_mlflow.config import FinalConfig
 from alexnet_mlflow.models import load_model
 from alexnet_mlflow.stages import StageResult, final
@@ -56,17 +56,20 @@ class Event:
 
 
 def started(target: Callable[..., object], *given: object) -> BaseProcess:
-    """A process that calls this in the current folder, with the current store."""
+    """A process that calls this in the current folder, with the current store and network."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(PRELOADED)
-    where = mlflow.get_tracking_uri(), str(Path.cwd())
+    where = mlflow.get_tracking_uri(), str(Path.cwd()), model.HIDDEN
     process = context.Process(target=_there, args=(*where, target, *given))
     process.start()
     return process
 
 
-def _there(uri: str, folder: str, target: Callable[..., object], *given: object) -> None:
+def _there(
+    uri: str, folder: str, hidden: int, target: Callable[..., object], *given: object
+) -> None:
     os.chdir(folder)
+    model.HIDDEN = hidden
     os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
     mlflow.set_tracking_uri(uri)
     target(*given)
@@ -186,6 +189,8 @@ def same(straight: StageResult, epochs: int) -> str:
         )
         assert [step for step, _ in one] == list(range(1, epochs + 1)) and other == one, name
     assert straight.model_uri
+    [model] = client.search_logged_models(["0"], f"source_run_id = '{run_id}'")
+    assert str(model.status) == "READY" and model.model_id in uri
     expected, found = weights_of(straight.model_uri), weights_of(uri)
     assert found.keys() == expected.keys()
     assert all(torch.equal(found[name], expected[name]) for name in expected)

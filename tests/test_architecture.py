@@ -33,7 +33,7 @@ ORDER = (
 ONLY_IN = {
     "mlflow": {
         "track", "delivery", "models", "registry", "served", "sync.stores", "sync.files",
-        "sync.runs", "sync.models", "health.stores", "health.orphans",
+        "sync.runs", "sync.models", "health.stores", "health.orphans", "runner",
     },
     "click": {"cli"},
     "docker": {"stages.docker_run", "health.machine"},

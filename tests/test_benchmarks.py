@@ -13,7 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
+from alexnet_mlflow import graph, train
+from alexnet_mlflow.device import compute_in
+from alexnet_mlflow.model import build
+from benchmarks import bench_step
 from benchmarks.record import FIELDS, RECORDS, kept, read, spread
 from benchmarks.run import BENCHMARKS
 
@@ -31,7 +36,8 @@ EARLIER = {
 # Settings with which each takes seconds, and what a run of each must say.
 TINY = {
     "bench_step": ("--rounds=1 --batch=4 --workers=0 --steps=1",
-                   {"batch", "optimizer", "fit", "sgemm_gflops", "side_by_side"}),
+                   {"batch", "optimizer", "fit", "sgemm_gflops", "copy_gbytes", "contiguous",
+                    "malloc_by_itself", "side_by_side"}),
     "bench_data": ("--rounds=1 --pictures=100 --workers=0", {"part"}),
     "bench_tracking": ("--epochs=1 --trials=1 --pictures=16", {"of", "seconds"}),
     "bench_start": ("--rounds=1 --limit=8", {"help", "import_both", "first_epoch"}),
@@ -88,7 +94,8 @@ def test_a_record_says_how_it_was_made(path: Path) -> None:
 
 LONG = pytest.mark.skipif(
     "ALEXNET_BENCHMARKS" not in os.environ,
-    reason="ALEXNET_BENCHMARKS is not set: all take five minutes; `make bench-check` runs them",
+    reason="ALEXNET_BENCHMARKS is not set: all take five minutes; `make bench-check` runs the "
+    "quick ones, which bench_search and bench_scale are not",
 )
 
 
@@ -125,8 +132,101 @@ def test_every_benchmark_is_run_with_options_that_it_knows() -> None:
     assert scripts - {"bench_faces"} == set(BENCHMARKS) == set(TINY), "bench_faces needs a model"
     for name, benchmark in BENCHMARKS.items():
         main = importlib.import_module(f"benchmarks.{name}").main
-        for options in filter(None, (benchmark.full, benchmark.quick)):
+        for options in filter(None, (benchmark.full, benchmark.quick, benchmark.on_cuda)):
             main.make_context(name, options.split())  # raises where one is unknown
+
+
+def test_a_gpu_has_options_of_its_own_and_only_for_what_knows_one() -> None:
+    search, data = BENCHMARKS["bench_search"], BENCHMARKS["bench_data"]
+    assert search.options("cpu", check=False) == search.full
+    assert search.options("cuda", check=False) == search.on_cuda != search.full
+    assert search.options("cpu", check=True) is search.options("cuda", check=True) is None
+    assert data.options("cuda", check=False) is data.options("cuda", check=True) is None
+    step = BENCHMARKS["bench_step"]
+    assert (step.options("cuda", False), step.options("cuda", True)) == (step.full, step.quick)
+
+
+CPU = torch.device("cpu")
+
+
+@pytest.mark.usefixtures("narrow")
+def test_what_is_measured_on_cuda_alone_runs_on_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bench_step, "FEW", 2)
+    found = bench_step.as_trials("sgd", 4, CPU, 2)
+    assert found.keys() == {"as_trial", "trials_alone", "trials_shared"}
+    before = graph.WARM_UP
+    assert min(*found.values(), bench_step.eagerly("adam", 4, CPU, 2)) > 0
+    assert before == graph.WARM_UP < sys.maxsize
+
+
+def test_the_rivals_put_back_what_they_change(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+
+    def ours(*given: Any) -> float:
+        seen.append((torch.channels_last, train.keep_freed_memory))
+        return 1.0
+
+    monkeypatch.setattr(bench_step, "ours", ours)
+    last, keeps = torch.channels_last, train.keep_freed_memory
+    bench_step.contiguous("sgd", 4, CPU, 1)
+    bench_step.malloc_by_itself("sgd", 4, CPU, 1)
+    assert (torch.channels_last, train.keep_freed_memory) == (last, keeps)
+    assert seen[0] == (torch.contiguous_format, keeps)
+    assert seen[1][0] is last and seen[1][1] is not keeps
+
+
+def test_torchs_own_settings_are_those_it_starts_with() -> None:
+    asks = ("import torch; print(torch.backends.cuda.matmul.allow_tf32, "
+            "torch.backends.cudnn.allow_tf32, torch.are_deterministic_algorithms_enabled())")
+    fresh = subprocess.run([sys.executable, "-c", asks], text=True, capture_output=True, check=True)
+    compute_in("bf16", deterministic=False)
+    bench_step.as_torch_comes()
+    now = (torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32,
+           torch.are_deterministic_algorithms_enabled())
+    compute_in("fp32", deterministic=False)
+    assert fresh.stdout.split() == [str(one) for one in now]
+
+
+def test_the_ratios_of_a_round_on_cuda() -> None:
+    rates = {"sgemm_gflops": 500.0, "copy_gbytes": 4000.0, "fit": 100.0, "fixed": 125.0,
+             "fp32": 50.0, "tf32": 80.0, "eager": 40.0, "as_trial": 110.0, "trials_alone": 2.0,
+             "trials_shared": 6.0, "deterministic": 90.0, "report_0_workers": 2.0,
+             "report_8_workers": 10.0}
+    [found] = [bench_step.ratios_of([rates], flop=2e9, gbytes=30.0)]
+    assert {name: pytest.approx(values) for name, values in found.items()} == {
+        "of_sgemm": [0.4], "of_copy_bandwidth": [0.75], "of_fixed_batch": [0.8],
+        "over_report_best_workers": [10.0], "over_report_no_workers": [50.0],
+        "trials_shared_over_alone": [3.0], "fit_over_fp32": [2.0], "fit_over_tf32": [1.25],
+        "fit_over_deterministic": [100 / 90], "fit_over_eager": [2.5],
+        "fit_over_as_trial": [100 / 110],
+    }
+
+
+def test_the_least_that_a_step_moves_is_counted_in_passes_over_the_weights() -> None:
+    """By hand: 23,272,266 weights of 4 bytes; forward, backward, slopes twice, weights twice, and
+    twice each number that the optimizer keeps of a weight."""
+    for optimizer, numbers in (("sgd", 1), ("adam", 2)):
+        least = bench_step.least_gbytes(optimizer, build(bench_step.CLASSES, 0))
+        assert least == pytest.approx((2 + 2 + 2 + 2 * numbers) * 4 * 23_272_266 / 1e9)
+
+
+def test_a_copy_has_a_rate() -> None:
+    assert 0 < bench_step.copy_gbytes(CPU, mib=1) < 10_000
+
+
+def test_on_a_gpu_the_reports_loop_gets_fewer_pictures_and_more_workers(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    cuda = torch.device("cuda")
+    steps = {batch: bench_step.steps_of_report(batch, cuda, 500) for batch in (32, 128, 1024)}
+    assert steps == {32: 500, 128: 156, 1024: 19}
+    assert bench_step.steps_of_report(16_384, cuda, 500) == 2
+    assert bench_step.steps_of_report(1024, cuda, 1) == 1
+    assert bench_step.steps_of_report(1024, CPU, 500) == 500
+    for cores, expected in ((1, (0,)), (9, (0, 2, 4, 8)), (64, (0, 2, 4, 8, 16))):
+        monkeypatch.setattr("os.sched_getaffinity", lambda _, cores=cores: set(range(cores)))
+        assert bench_step.workers_on(cuda) == expected
+        assert bench_step.workers_on(CPU) == (0, 1, 2)
 
 
 def test_a_name_that_is_none_is_refused() -> None:

@@ -338,7 +338,8 @@ def test_it_is_on_the_disk_before_it_has_its_name(
     monkeypatch.setattr(os, "link", lambda *two: (seen.append("link"), link(*two)))
     monkeypatch.setattr(os, "replace", lambda *two: (seen.append("replace"), replace(*two)))
     checkpoint.save(path, state(2.0))
-    assert seen == ["fsync last.tmp", "link", "replace", f"fsync {path.parent.name}"]
+    folders = [f"fsync {folder.name}" for folder in path.parents[:2]]
+    assert seen == ["fsync last.tmp", "link", "replace", *folders]
 
 
 @pytest.mark.parametrize("held", [5, torch.zeros(2), [1]])
@@ -361,6 +362,29 @@ def test_the_one_before_is_read_where_the_last_one_is_damaged(
     path.with_name(checkpoint.BEFORE).write_bytes(b"")
     with pytest.raises(BadInput, match="cannot be read"):
         checkpoint.load(path)
+
+
+@pytest.mark.parametrize("error", [OSError(errno.EIO, "broken")])
+def test_what_was_read_instead_of_a_damaged_one_is_kept(path: Path, error: OSError) -> None:
+    """At whatever the next write fails, the state that it went on from or the new one is there."""
+    with pytest.MonkeyPatch.context() as patch:
+        faulty = calls(patch, 0, error)
+        checkpoint.save(path, state(1.0))
+    for at in range(1, faulty.made + 5):  # with one before there are some more
+        checkpoint.save(path, state(1.0))
+        checkpoint.save(path, state(2.0))
+        path.write_bytes(path.read_bytes()[:-100])
+        assert same(checkpoint.load(path, mend=True), state(1.0))
+        with pytest.MonkeyPatch.context() as patch:
+            calls(patch, at, error)
+            with suppress(OSError, RuntimeError):
+                checkpoint.save(path, state(3.0))
+        found = checkpoint.load(path)
+        assert same(found, state(1.0)) or same(found, state(3.0)), at
+
+
+def test_the_time_between_two_is_what_the_issue_allows() -> None:
+    assert 0 < checkpoint.SECONDS_BETWEEN <= 10
 
 
 # Writing beside the training

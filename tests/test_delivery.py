@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import nullcontext
 from pathlib import Path
@@ -20,7 +21,7 @@ import torch
 from mlflow import MlflowClient
 from mlflow.entities import ViewType
 
-from alexnet_mlflow import delivery, journal
+from alexnet_mlflow import delivery, journal, models
 from alexnet_mlflow.cli import main
 from alexnet_mlflow.config import DataConfig
 from alexnet_mlflow.data import load
@@ -31,6 +32,8 @@ from alexnet_mlflow.runs import LoggedModel, Tracker
 from alexnet_mlflow.track import connect
 from tests.flaky import MODES, Flaky, flaky
 from tests.tracking_server import serving
+
+pytestmark = pytest.mark.usefixtures("narrow")
 
 EPOCHS = 4
 
@@ -257,7 +260,7 @@ def test_a_store_that_stays_away_is_given_up(
     for module in (delivery, journal):
         monkeypatch.setattr(module, "PATIENCE_SECONDS", 1.0)
     monkeypatch.setattr(journal, "END_SECONDS", 0.1)
-    with pytest.raises(BadInput, match="has not answered for an hour.*--resume"):
+    with pytest.raises(BadInput, match="has not answered for a day.*--resume"):
         with connect().child("x", {"stage": "search"}) as run:
             proxy.goes("down")
             run.metrics({"loss": 1.0}, 1)
@@ -372,6 +375,69 @@ def test_the_end_of_a_run_arrives_though_the_journals_disk_is_full(
     found = MlflowClient().get_run(str(run.run_id))
     assert found.info.status == status and found.info.end_time
     assert 1 in steps(str(run.run_id))
+
+
+HANGING = """
+import sys
+from alexnet_mlflow import signals
+from alexnet_mlflow.track import connect
+signals.listen()
+with connect().child("x", {"stage": "final"}) as run:
+    print(run.run_id, flush=True)
+    sys.stdin.readline()
+    run.steps("loss")
+"""
+
+
+def test_a_signal_does_not_wait_for_a_server_that_hangs(proxy: Flaky) -> None:
+    """Its answer may take half a minute, and `docker stop` gives ten seconds."""
+    environment = {**os.environ, "MLFLOW_TRACKING_URI": proxy.uri,
+                   "MLFLOW_HTTP_REQUEST_TIMEOUT": "30"}
+    with subprocess.Popen(
+        [sys.executable, "-c", HANGING], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        stderr=subprocess.DEVNULL, env=environment,
+    ) as process:
+        assert process.stdout and process.stdin
+        run_id = process.stdout.readline().strip()
+        proxy.goes("hang")
+        process.stdin.write("\n")
+        process.stdin.flush()
+        proxy.wait_for(1)
+        came = time.monotonic()
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(30) == 143 and time.monotonic() - came < 5
+    proxy.goes("well")
+    assert main(["sync"]) == 0
+    assert MlflowClient().get_run(run_id).info.status == "KILLED"
+
+
+@pytest.mark.parametrize("mode", ["500", "down"])
+def test_what_is_fetched_is_asked_for_again(
+    proxy: Flaky, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: str
+) -> None:
+    """A file of a run, and a model: a request that goes wrong is no file that is missing."""
+    monkeypatch.setattr(journal, "FIRST_PAUSE_SECONDS", 0.05)
+    with connect().child("x", {"stage": "final"}) as run:
+        run.text("here", "plots/a.txt")
+        logged = run.model(Servable(build(2, 0)).eval(), torch.rand(2, 3, 32, 32), ["a", "b"])
+    for path, wrong in (("plots/a.txt", ""), ("plots/a.txt", "a.txt"), ("plots/b.txt", "")):
+        proxy.goes(mode, wrong, times=2)
+        found = run.fetched(str(run.run_id), path, tmp_path)
+        assert (found is not None) == (path == "plots/a.txt") and len(proxy.asked) == 2
+    assert logged
+    monkeypatch.delenv("MLFLOW_HTTP_REQUEST_TIMEOUT")
+    proxy.goes(mode, times=1)  # MLflow itself asks again, after seconds
+    assert models.load_model(logged.uri) and len(proxy.asked) == 1
+
+
+def test_a_model_of_a_process_that_was_killed_is_no_second_one(proxy: Flaky) -> None:
+    with connect().child("x", {"stage": "final"}) as run:
+        for seed in (0, 1):
+            logged = run.model(
+                Servable(build(2, seed)).eval(), torch.rand(2, 3, 32, 32), ["a", "b"]
+            )
+    [kept] = MlflowClient().search_logged_models(["0"], f"source_run_id = '{run.run_id}'")
+    assert logged and kept.model_id == logged.model_id
 
 
 def test_sync_says_what_belongs_to_another_store(

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from alexnet_mlflow.disk import flush, written
+from alexnet_mlflow.disk import flush, replaced, written
 
 
 def test_a_file_and_a_folder_reach_the_disk(
@@ -37,3 +37,17 @@ def test_the_moment_of_the_last_write_and_of_what_is_gone(tmp_path: Path) -> Non
     (tmp_path / "file").write_text("x")
     os.utime(tmp_path / "file", (5.0, 7.0))
     assert written(tmp_path / "file") == 7.0 and written(tmp_path / "gone") == 0.0
+
+
+def test_a_file_is_there_whole_or_not_at_all(tmp_path: Path) -> None:
+    file = tmp_path / "plot.png"
+    for text in ("one", "two"):
+        with replaced(file) as draft:
+            assert draft.suffix == ".png"
+            draft.write_text(text)
+        assert file.read_text() == text
+    with pytest.raises(OSError, match="full"), replaced(file) as draft:
+        draft.write_text("half")
+        raise OSError("full")
+    assert [path.name for path in tmp_path.iterdir()] == ["plot.png"]
+    assert file.read_text() == "two"

@@ -124,7 +124,7 @@ WORDS = ("--optimizer=sgd", "--lr=0.01", "--weight-decay=1e-4", "--batch-size=16
 def final(
     pictures: Path, folder: Path, *more: str, **environment: str
 ) -> subprocess.Popen[str]:
-    words = ["-m", "alexnet_mlflow", "final", f"--dataset={pictures}", *WORDS, *more]
+    words = ["-m", "tests.narrow", "final", f"--dataset={pictures}", *WORDS, *more]
     return torchrun(2, words, folder, **environment)
 
 

@@ -10,10 +10,13 @@ import pytest
 import torch
 from mlflow.models import infer_signature
 
+from alexnet_mlflow import models
 from alexnet_mlflow.model import Servable, build
 from alexnet_mlflow.models import load_model, model_classes
 from alexnet_mlflow.options import BadInput
 from alexnet_mlflow.track import connect
+
+pytestmark = pytest.mark.usefixtures("narrow")
 
 
 def test_a_model_loads_without_pickle_and_takes_any_batch(store: Path) -> None:
@@ -39,12 +42,12 @@ def test_a_model_knows_the_names_of_its_classes(
     servable, example = Servable(build(2, seed=1)).eval(), torch.rand(2, 3, 32, 32)
     with connect().child("x", {}) as run:
         named = run.model(servable, example, ("cat", "dog"))
+        with pytest.raises(AssertionError, match="a name for each class"):
+            models.log(str(run.run_id), servable, example, ("cat",))
         nameless = mlflow.pytorch.log_model(
             servable, name="older", signature=infer_signature(example.numpy(), np.zeros((2, 2))),
             input_example=example.numpy(), serialization_format="pt2", pip_requirements=["torch"],
         )  # as commits before this one logged it
-        with pytest.raises(AssertionError, match="a name for each class"):
-            run.model(servable, example, ("cat",))
     assert named is not None
     assert model_classes(named.uri) == ("cat", "dog")
     assert mlflow.models.get_model_info(named.uri).metadata == {"classes": ["cat", "dog"]}

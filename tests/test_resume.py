@@ -21,6 +21,8 @@ from alexnet_mlflow.runs import PROCESS, FoundRun, NullTracker
 from alexnet_mlflow.train import EpochResult, fit
 from tests.shared_batches import pictures
 
+pytestmark = pytest.mark.usefixtures("narrow")
+
 DATA = pictures()
 CONFIG = FinalConfig(dataset="noise", lr=0.01, weight_decay=1e-4, epochs=3, batch_size=10)
 

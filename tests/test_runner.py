@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from mlflow import MlflowClient
 
 from alexnet_mlflow import runner
 
@@ -31,6 +32,17 @@ finally:
 PROGRAM = """
 import subprocess, sys
 subprocess.run(["bash", "-c", "\\"$0\\" -c \\"$1\\"; true", sys.executable, sys.argv[-1]])
+"""
+
+
+WAITING = """
+import time
+from alexnet_mlflow import cli
+def read(*_):
+    print("reading", flush=True)
+    time.sleep(60)
+cli._run_stage = read
+cli.script()
 """
 
 
@@ -111,3 +123,17 @@ def test_what_a_runner_is_called(line: str, runs: bool) -> None:
 def test_without_a_run_of_mlflows_nobody_watches(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("MLFLOW_RUN_ID", raising=False)
     assert not runner.watch()
+
+
+def test_a_run_that_no_stage_has_taken_up_is_closed(store: Path) -> None:
+    """Stopped while it imports or reads pictures; its runner may be gone."""
+    client = MlflowClient()
+    run = client.create_run("0")
+    words = [sys.executable, "-c", WAITING, "sanity"]
+    environment = {**os.environ, "MLFLOW_RUN_ID": run.info.run_id,
+                   "MLFLOW_TRACKING_URI": f"sqlite:///{store}/mlflow.db"}
+    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True, env=environment) as process:
+        assert process.stdout is not None and process.stdout.readline() == "reading\n"
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(20) == 143
+    assert client.get_run(run.info.run_id).info.status == "KILLED"

@@ -13,6 +13,8 @@ from alexnet_mlflow.data import load
 from alexnet_mlflow.model import build
 from alexnet_mlflow.runs import NullTracker
 
+pytestmark = pytest.mark.usefixtures("narrow")
+
 
 def test_switched_off_it_does_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)

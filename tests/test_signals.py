@@ -33,6 +33,41 @@ def test_it_waits_for_the_end_of_the_outermost_block(seen: list[int]) -> None:
     assert seen == [signal.SIGTERM] * 2, "the handler was not put back"
 
 
+def test_it_waits_so_long_at_most_for_a_block_that_hangs() -> None:
+    """And a block that ends in time leaves no alarm behind."""
+    words = """
+import time
+from alexnet_mlflow import signals
+signals.listen()
+with signals.held(seconds=0.5):
+    pass
+try:
+    with signals.held(seconds=0.5):
+        print("ready", flush=True)
+        time.sleep(60)
+finally:
+    with signals.held(seconds=0.5):  # the run is being closed
+        time.sleep(1)
+        print("closed", flush=True)
+"""
+    with subprocess.Popen([sys.executable, "-c", words], stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None and process.stdout.readline() == b"ready\n"
+        came = time.monotonic()
+        process.send_signal(signal.SIGTERM)
+        assert process.stdout.readline() == b"closed\n"
+        assert 1.4 < time.monotonic() - came < 4
+        assert process.wait(timeout=5) == 143
+
+
+def test_a_block_that_ends_before_its_seconds_raises_the_signal_once(seen: list[int]) -> None:
+    with signals.held(seconds=0.2):
+        signal.raise_signal(signal.SIGTERM)
+        assert seen == []
+    assert seen == [signal.SIGTERM]
+    time.sleep(0.4)
+    assert seen == [signal.SIGTERM], "the alarm came all the same"
+
+
 def test_an_error_in_the_block_does_not_swallow_it(seen: list[int]) -> None:
     """A request that fails is asked again, and who asked to stop would wait for ever."""
     with pytest.raises(ValueError, match="mine"), signals.held():

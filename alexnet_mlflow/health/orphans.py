@@ -4,7 +4,8 @@ A run says which process has it open (alive.py). Of this machine's it is known w
 ended; of another machine's, or of a run from before there was that tag, only how long ago they gave
 a sign: a metric, or a child. What `sync` copied while it ran is its original's to close.
 Chosen: a closed run ends at its last sign, as FAILED, with the reason as a tag; it can be resumed
-as before. Left out: runs that this package did not make.
+as before. A run that `mlflow run` has made and no stage has taken up says nothing of its process;
+it is known by its entry point. Left out: runs that this package did not make.
 """
 
 from __future__ import annotations
@@ -17,10 +18,12 @@ from datetime import UTC, datetime
 from typing import Any
 
 from alexnet_mlflow import alive, signals
+from alexnet_mlflow.config import STAGES
 from alexnet_mlflow.runs import PROCESS, SYNCED_FROM
 
 CLOSED = "closed_by_doctor"  # tag: why
 HOUR = 3_600_000  # in ms
+ENTRY_POINT = "mlflow.project.entryPoint"  # MLflow's tag
 
 
 @dataclass(frozen=True)
@@ -78,11 +81,11 @@ def _orphan(client: Any, run: Any, older_than: float) -> Orphan | None:
     elif ended:
         why = f"{_called(process)} has ended"
     else:
-        why = f"nothing is known of {_called(process)}; its last sign is {hours:.1f} hours old"
+        whom = _called(process) if "stage" in tags else "`mlflow run`, which has begun it"
+        why = f"nothing is known of {whom}; its last sign is {hours:.1f} hours old"
         ended = 0 < older_than <= hours
-    return Orphan(
-        run.info.run_id, run.info.run_name, tags["stage"], process, why, bool(ended), sign
-    )
+    stage = tags.get("stage") or tags[ENTRY_POINT]
+    return Orphan(run.info.run_id, run.info.run_name, stage, process, why, bool(ended), sign)
 
 
 def _running(client: Any) -> Iterator[Any]:
@@ -93,9 +96,16 @@ def _running(client: Any) -> Iterator[Any]:
         found = client.search_runs(
             ids, "attributes.status = 'RUNNING'", max_results=500, page_token=page
         )
-        yield from (run for run in found if "stage" in run.data.tags)
+        yield from filter(_ours, found)
         if not (page := found.token):
             return
+
+
+def _ours(run: Any) -> bool:
+    if "stage" in run.data.tags:
+        return True
+    entry, given = run.data.tags.get(ENTRY_POINT, ""), run.data.params.keys()
+    return entry in {"main", *STAGES} and bool({"dataset", "optimizer"} <= given)
 
 
 def _sign(client: Any, run: Any) -> int:

@@ -11,6 +11,7 @@ from pathlib import Path
 from alexnet_mlflow import checks
 from alexnet_mlflow.commands import CheckConfig
 from alexnet_mlflow.data import inspect, slug
+from alexnet_mlflow.disk import replaced
 from alexnet_mlflow.options import BadInput
 from alexnet_mlflow.stages import StageResult, data_report
 
@@ -22,9 +23,11 @@ def run(config: CheckConfig) -> StageResult:
     place = Path(config.out) / slug(config.dataset)
     try:
         place.mkdir(parents=True, exist_ok=True)
-        (place / "report.json").write_text(json.dumps(report.report, indent=2, allow_nan=False))
+        with replaced(place / "report.json") as draft:
+            draft.write_text(json.dumps(report.report, indent=2, allow_nan=False))
         for name, figure in report.plots.items():
-            figure.savefig(place / name)
+            with replaced(place / name) as draft:
+                figure.savefig(draft)
     except OSError as error:
         raise BadInput(
             f"the report cannot be written to {str(place)!r} ({error.strerror}): give another "

@@ -17,6 +17,7 @@ from alexnet_mlflow.commands import GetConfig
 from alexnet_mlflow.config import DataConfig, data_root, may_download
 from alexnet_mlflow.data import check, ellipses, fddb, get_cifar10, load, manifest, patches
 from alexnet_mlflow.data.split import Missing
+from alexnet_mlflow.disk import replaced
 from alexnet_mlflow.options import BadInput
 from alexnet_mlflow.progress import say
 from alexnet_mlflow.stages import StageResult
@@ -64,7 +65,8 @@ def _fddb(config: GetConfig, root: Path) -> StageResult:
     sheet = place / SHEET
     try:
         patches.write(built, place)
-        _sheet(built, config.hard).savefig(sheet)
+        with replaced(sheet) as draft:
+            _sheet(built, config.hard).savefig(draft)
     except OSError as error:
         raise BadInput(
             f"the patches cannot be written to {str(place)!r} ({error.strerror or error}): give "

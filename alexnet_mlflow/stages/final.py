@@ -106,7 +106,7 @@ def _one(
     with ExitStack() as locks:
         locks.enter_context(checkpoint.claimed(before))
         if found:  # as it is now that nobody else has it
-            resumed = checkpoint.load(checkpoint.path_of(found))
+            resumed = checkpoint.load(checkpoint.path_of(found), mend=True)
         with opened(config, tracker, data, before, tags) as here:
             if here.run_id != before:
                 locks.enter_context(checkpoint.claimed(here.run_id))

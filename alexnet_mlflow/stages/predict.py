@@ -25,6 +25,7 @@ from alexnet_mlflow.commands import PredictConfig
 from alexnet_mlflow.data import archive, picture
 from alexnet_mlflow.data.decoding import Job, decode_all
 from alexnet_mlflow.device import pick_device
+from alexnet_mlflow.disk import replaced
 from alexnet_mlflow.options import BadInput
 from alexnet_mlflow.progress import say
 from alexnet_mlflow.score import score_probabilities
@@ -202,8 +203,8 @@ def _targets(files: Sequence[File], out: Path) -> list[Path]:
 def _write(drawn: Image.Image, target: Path) -> None:
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        with open(target, "xb") as file:
-            drawn.save(file, "PNG")
+        with replaced(target) as draft:
+            drawn.save(draft, "PNG")
     except OSError as error:
         raise BadInput(
             f"{str(target)!r} cannot be written ({error.strerror or error}): give another folder "

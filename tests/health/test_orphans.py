@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from mlflow import MlflowClient
-from mlflow.entities import Metric
+from mlflow.entities import Metric, Param
 
 from alexnet_mlflow import alive
 from alexnet_mlflow.health import orphans
@@ -133,3 +133,17 @@ def test_other_peoples_runs_are_none_of_ours(store: Path) -> None:
     other = MlflowClient().create_experiment("other")
     MlflowClient().create_run(other, 0, {"stage": "final"}, run_name="ours")
     assert set(found(1)) == {"ours"}
+
+
+def test_a_run_that_mlflow_run_has_begun_and_no_stage_taken_up(store: Path) -> None:
+    """It says nothing of its process: it is named, and closed when it gives no sign for long."""
+    client = MlflowClient()
+    begun = int(time.time() * 1000 - 30 * HOUR)
+    for name, entry, given in (("ours", "main", ("dataset", "optimizer")), ("theirs", "main", ()),
+                               ("stage", "final", ("dataset", "optimizer"))):
+        run = client.create_run("0", begun, {orphans.ENTRY_POINT: entry}, run_name=name)
+        client.log_batch(run.info.run_id, params=[Param(one, "x") for one in given])
+    assert set(found()) == {"ours", "stage"}
+    assert found()["stage"].stage == "final" and "`mlflow run`" in found()["ours"].why
+    assert not found()["ours"].close and found(older_than=29)["ours"].close
+    assert orphans.close(found(older_than=29)["ours"]) and set(found()) == {"stage"}

@@ -158,6 +158,7 @@ def test_a_report_that_finds_no_room(folder: Path) -> None:
     with mounted(folder / "data-check", "1m") as disk:
         fill(disk)
         assert "No space left" in told(called(folder, "data", "check", "digits"))
+        assert not [path for path in disk.rglob("*") if "digits" in path.parts and path.is_file()]
 
 
 OVERRIDE = "-dac_override,-dac_read_search"  # by which root may write anywhere

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
+from alexnet_mlflow import track
 from alexnet_mlflow.config import FinalConfig
 from alexnet_mlflow.stages import final
 from alexnet_mlflow.track import connect
@@ -101,6 +102,22 @@ def test_a_clock_that_jumps_back_an_hour_does_not_reorder_metrics(
     assert run.info.status == "FINISHED"
 
 
+def test_so_does_one_that_jumps_back_between_two_processes(
+    store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with connect().child("x", {"stage": "final"}) as run:
+        for epoch in (1, 2):
+            run.metrics({"loss": 1 / epoch}, epoch)
+    real = time.time
+    monkeypatch.setattr(track, "_last_ms", 0)  # as in a new process
+    monkeypatch.setattr(time, "time", lambda: real() - 3600)
+    with connect().child("x", {"stage": "final"}, run.run_id) as again:
+        again.metrics({"loss": 0.1}, 3)
+    assert steps(run.run_id, "loss") == [1, 2, 3]
+    ended = MlflowClient().get_run(str(run.run_id))
+    assert ended.data.metrics["loss"] == 0.1 and ended.info.end_time > ended.info.start_time
+
+
 def test_two_demos_in_one_folder(store: Path) -> None:
     """Both end well, each with runs of its own, and one of the models is champion."""
     command = [
@@ -123,5 +140,8 @@ def test_two_demos_in_one_folder(store: Path) -> None:
     assert runs and all(run.info.status != "RUNNING" for run in runs)
     for run in runs:
         assert steps(run.info.run_id, "train_loss") == [1, 2], run.info.run_id
+    assert len(runs) == 2 and {run.info.status for run in runs} <= {"FINISHED", "FAILED"}
     versions = client.search_model_versions("name = 'alexnet-faces'")
-    assert len({version.run_id for version in versions}) == len(versions)
+    assert versions and len({version.run_id for version in versions}) == len(versions)
+    champion = client.get_model_version_by_alias("alexnet-faces", "champion")
+    assert champion.version in {version.version for version in versions}

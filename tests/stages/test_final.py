@@ -5,10 +5,8 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import json
-import os
 import signal
 import subprocess
-import sys
 from pathlib import Path
 
 import mlflow
@@ -29,7 +27,10 @@ from alexnet_mlflow.stages import evaluate, final, sync
 from alexnet_mlflow.track import connect
 from alexnet_mlflow.train import EpochResult, resident
 from tests.conftest import Babysat
+from tests.narrow import PROGRAM, environment
 from tests.stores import made
+
+pytestmark = pytest.mark.usefixtures("narrow")
 
 CPU = torch.device("cpu")
 
@@ -154,10 +155,9 @@ def test_killed_and_resumed_is_the_same_run_with_the_same_weights(
         "dataset", "optimizer", "recipe", "lr", "weight_decay", "epochs", "batch_size", "device",
     )
     options = [f"--{name.replace('_', '-')}={getattr(config, name)}" for name in names]
-    command = [sys.executable, "-m", "alexnet_mlflow", "final", *options]
-    environment = {**os.environ, "MLFLOW_TRACKING_URI": f"sqlite:///{store}/mlflow.db"}
     with subprocess.Popen(
-        command, cwd=store, env=environment, stderr=subprocess.PIPE, text=True
+        [*PROGRAM, "final", *options], cwd=store, env=environment(store), stderr=subprocess.PIPE,
+        text=True,
     ) as process:
         assert process.stderr is not None
         for line in process.stderr:
@@ -278,7 +278,7 @@ def test_a_trial_s_checkpoint_is_no_final_to_resume(store: Path, pictures: Path)
 
 
 def test_seeds_are_children_of_one_run_with_their_mean(store: Path, pictures: Path) -> None:
-    result = final.run(settings(pictures, epochs=1, seeds=3, seed=7), connect())
+    result = final.run(settings(pictures, lr=3e-3, epochs=1, seeds=3, seed=7), connect())
     client = MlflowClient()
     parent = client.get_run(str(result.run_id))
     children = [client.get_run(run) for run in parent.data.tags["final_runs"].split(",")]

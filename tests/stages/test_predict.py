@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import io
 import json
 import os
@@ -26,6 +27,8 @@ from alexnet_mlflow.models import load_model
 from alexnet_mlflow.score import score_probabilities
 from alexnet_mlflow.track import connect
 from tests.test_detect import Redness
+
+pytestmark = pytest.mark.usefixtures("narrow")
 
 
 def logged(module: nn.Module, *classes: str) -> str:
@@ -173,6 +176,23 @@ def test_nothing_is_written_over(
     twice = refused([*arguments, str(photo)], capsys)
     assert "2 photos would be drawn to" in twice and not (store / "faces").exists()
     assert "cannot be written" in refused([*arguments, "--out=photo.png"], capsys)
+
+
+def test_half_a_drawing_is_not_left(
+    redness: str, photo: Path, store: Path, capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The same command can be given again when there is room."""
+    def full(image: Image.Image, target: Path, form: str) -> None:
+        target.write_bytes(b"half")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    arguments = [f"--model={redness}", *FACES, str(photo), "--out=drawn"]
+    with monkeypatch.context() as patch:
+        patch.setattr(Image.Image, "save", full)
+        assert "No space left" in refused(arguments, capsys)
+    assert not list((store / "drawn").iterdir())
+    predicted(arguments, capsys)
 
 
 def test_a_picture_that_does_not_open_is_named_or_left_out(

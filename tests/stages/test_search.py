@@ -26,8 +26,10 @@ from alexnet_mlflow.stages import search
 from alexnet_mlflow.storage import url_of
 from alexnet_mlflow.study import Study
 from alexnet_mlflow.track import connect
-from tests import postgres
+from tests import narrow, postgres
 from tests.conftest import Babysat
+
+pytestmark = pytest.mark.usefixtures("narrow")
 
 
 def rows_of(client: MlflowClient, run_id: str) -> list[dict[str, str]]:
@@ -151,9 +153,9 @@ QUICK = dict(batch_size=8, trials=3, fine_trials=1, repeats=0, epochs=1, device=
              lr_low=1e-4, lr_high=1e-3, optimizer="adam", force=True)
 
 
-def words(pictures: Path, **changes: object) -> list[str]:
+def words(program: str, pictures: Path, **changes: object) -> list[str]:
     config = SearchConfig(dataset=str(pictures), **{**QUICK, **changes})  # type: ignore[arg-type]
-    return [sys.executable, "-m", "alexnet_mlflow", "search",
+    return [sys.executable, "-m", program, "search",
             *(f"{option_name(item.name)}={option_text(getattr(config, item.name))}"
               for item in dataclasses.fields(config))]
 
@@ -163,11 +165,8 @@ def test_a_second_process_joins_and_both_leave_one_search(
 ) -> None:
     """On PostgreSQL where it is installed: two machines could do the same."""
     with (nullcontext(url_of("")) if postgres.MISSING else postgres.server()) as url:
-        environment = {
-            **os.environ, "MLFLOW_TRACKING_URI": f"sqlite:///{store}/mlflow.db",
-            "ALEXNET_STORAGE": url,
-        }
-        command = words(pictures, study="together", trials=5)
+        environment = {**narrow.environment(store), "ALEXNET_STORAGE": url}
+        command = words("tests.narrow", pictures, study="together", trials=5)
         running = [
             subprocess.Popen(command, env=environment, stdout=subprocess.PIPE,
                              stderr=subprocess.PIPE, text=True)
@@ -196,8 +195,8 @@ def test_workers_of_each_engine(
             pytest.skip("ALEXNET_SLOW is not set: starts a Ray cluster")
     environment = {**os.environ, "MLFLOW_TRACKING_URI": f"sqlite:///{store}/mlflow.db"}
     done = subprocess.run(
-        words(pictures, engine=engine, workers=2, ray_address="local"), env=environment,
-        capture_output=True, text=True, timeout=400,
+        words("alexnet_mlflow", pictures, engine=engine, workers=2, ray_address="local"),
+        env=environment, capture_output=True, text=True, timeout=400,
     )
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout.splitlines()[-1])["trials"] == 4

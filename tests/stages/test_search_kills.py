@@ -18,6 +18,8 @@ from alexnet_mlflow.track import connect
 from tests.killed import Death, ended, lay, started
 from tests.stages.test_search import rows_of
 
+pytestmark = pytest.mark.usefixtures("narrow")
+
 KILLS = int(os.environ.get("ALEXNET_KILLS", "4"))
 STEPS = 12  # of two epochs
 WRITTEN = Death("alexnet_mlflow.checkpoint", "flush")  # a trial's checkpoint has just its name
