@@ -18,15 +18,18 @@ def flush(path: Path) -> None:
 
 
 @contextmanager
-def replaced(path: Path) -> Iterator[Path]:
+def replaced(path: Path, new: bool = False) -> Iterator[Path]:
     """A name beside this one, with its suffix, to write to: when the block ends that file is this
-    one; where it fails, nothing of it stays.
+    one; where it fails, nothing of it stays. new: FileExistsError where there is one already.
     """
     draft = path.with_name(f".unfinished-{os.getpid()}{path.suffix}")
     try:
         yield draft
         flush(draft)
-        os.replace(draft, path)
+        if new:
+            os.link(draft, path)
+        else:
+            os.replace(draft, path)
     finally:
         draft.unlink(missing_ok=True)
 

@@ -31,7 +31,8 @@ if TYPE_CHECKING:
 
 MISTAKES = 24  # pictures in the grid of the surest mistakes
 FALSE_ALARMS = (0.01, 0.05)  # shares on validation that operating points are chosen for
-ROUNDS = 20  # a speed is the median of as many
+# A speed is the median of as many, after some that warm up; of slow ones of fewer.
+WARM_UP, FEWEST, ROUNDS, ENOUGH_SECONDS = 2, 3, 20, 1.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -126,13 +127,15 @@ def speed(model: nn.Module, device: torch.device) -> dict[str, float]:
     """
     def seconds(count: int) -> float:
         pixels = torch.rand(count, *PICTURE, device=device)
-        took = []
-        for _ in range(ROUNDS + 2):  # the first two warm up
+        took = list[float]()
+        while len(took) < WARM_UP + FEWEST or (
+            len(took) < WARM_UP + ROUNDS and sum(took) < ENOUGH_SECONDS
+        ):
             started = time.perf_counter()
             answer = model(pixels)
             answer.sum().item()  # waits for the device
             took.append(time.perf_counter() - started)
-        return statistics.median(took[2:])
+        return statistics.median(took[WARM_UP:])
 
     with torch.inference_mode():
         return {

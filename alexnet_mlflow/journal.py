@@ -94,7 +94,7 @@ class Outage:
         until = time.monotonic() + PATIENCE_SECONDS
         while True:
             try:
-                with signals.held(seconds=signals.ANSWER_SECONDS):
+                with signals.held(seconds=reach.answer_seconds(self.store)):
                     found = ask()
             except Exception as error:
                 if not reach.away(error):
@@ -277,7 +277,7 @@ def _deliver(file: _File, store: str, send: Send, left: Left) -> None:
     arrived, refused = {line["number"] for line in file.lines(file.acknowledged)}, 0
     for entry in (Entry(**line) for line in lines[1:] if line["number"] not in arrived):
         try:
-            with signals.held(seconds=signals.ANSWER_SECONDS):
+            with signals.held(seconds=reach.answer_seconds(store)):
                 send(entry, file.copy(entry))
         except Exception as error:
             if reach.away(error):
@@ -336,7 +336,7 @@ class _File:
         copy = self.copy(entry)
         copy.parent.mkdir(parents=True)
         write(copy)
-        for path in (copy, *copy.parents[:2]):  # what it holds, and its names
+        for path in (copy, *copy.parents[:3]):  # what it holds, and its names
             flush(path)
 
     def copy(self, entry: Entry) -> Path:

@@ -41,6 +41,7 @@ PREFERRED = {
     "MLFLOW_ENABLE_PROXY_MULTIPART_DOWNLOAD": "false",
     "MLFLOW_ENABLE_PROXY_MULTIPART_UPLOAD": "false",
 }
+ANSWER_SECONDS = 2.0  # in which a server that was asked may still answer after a signal
 DATABASES = ("postgresql", "mysql", "sqlite", "mssql")
 REFUSED = ("UNAUTHENTICATED", "PERMISSION_DENIED")  # MLflow's codes
 LOGIN = "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
@@ -105,6 +106,13 @@ def away(error: Exception) -> bool:
     else:
         return isinstance(error, OSError)
     return status >= 500 or status in (408, 429) or "unique" in str(error).lower()
+
+
+def answer_seconds(uri: str) -> float:
+    """How long a signal waits for an answer: a server may hang, a database that is cut off would
+    stay locked. 0: to its end.
+    """
+    return ANSWER_SECONDS if uri.startswith("http") else 0.0
 
 
 def without_password(text: str) -> str:

@@ -23,6 +23,8 @@ LAST_WORD = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "MLFLOW_HTTP_REQUEST_TIMEOUT": "2",
     "MLFLOW_DISABLE_TELEMETRY": "true",
 }
+LAST_SECONDS = 3.5  # of the five in which a stopped process leaves
+PROCESS = "process"  # the tag of a run that somebody has open (runs.py)
 LOOKS = 2  # without it in a row: a file of /proc that cannot be read now is no end
 
 
@@ -37,15 +39,25 @@ def watch() -> bool:
 
 
 def close_unused() -> None:
-    """End as KILLED the run in which `mlflow run` has started this process and which no stage has
-    taken up: a runner that was stopped too does not. Where the store is away, it stays open.
+    """End as KILLED the run in which `mlflow run` has started this process and which nothing has
+    taken up: a runner that was stopped too does not. Where that takes long, it stays open.
     """
-    if run_id := os.environ.pop("MLFLOW_RUN_ID", None):
-        os.environ.update(LAST_WORD)
+    if not (run_id := os.environ.pop("MLFLOW_RUN_ID", None)):
+        return
+
+    def close() -> None:
         with suppress(Exception):  # torch or mlflow may be half imported
             import mlflow
 
-            mlflow.MlflowClient().set_terminated(run_id, "KILLED")
+            client = mlflow.MlflowClient()
+            run = client.get_run(run_id)
+            if run.info.status == "RUNNING" and not {"stage", PROCESS} & run.data.tags.keys():
+                client.set_terminated(run_id, "KILLED")
+
+    os.environ.update(LAST_WORD)
+    closing = threading.Thread(target=close, daemon=True)
+    closing.start()
+    closing.join(LAST_SECONDS)
 
 
 def found() -> int | None:

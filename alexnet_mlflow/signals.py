@@ -25,7 +25,6 @@ NUMBERS = (signal.SIGINT, signal.SIGTERM)
 # Ctrl-C reaches `mlflow run` and what it has started, to which it sends SIGTERM a quarter of a
 # second later: another signal within the seconds that a stop may take is the same stop.
 SAME_STOP_SECONDS = 5.0
-ANSWER_SECONDS = 2.0  # a request whose server hangs is waited for after a signal
 
 _stopping = False  # it has been raised
 _waiting = 0  # the one that waits for the next rest
@@ -126,15 +125,15 @@ def held(to_the_end: bool = False, seconds: float = 0.0) -> Iterator[None]:
             return
         _note(got)
         came.append(got)
-        if seconds:
-            signal.setitimer(signal.ITIMER_REAL, seconds)
+        if seconds:  # in a block within this one it may have waited already
+            signal.setitimer(signal.ITIMER_REAL, max(seconds - since(), 0.01))
 
     def late(number: int, frame: FrameType | None) -> None:
-        if not came:
-            _waited(number, frame)
-            return
-        put_back()
-        signal.raise_signal(came.pop())
+        if came:
+            put_back()
+            signal.raise_signal(came.pop())
+        elif callable(around := before[signal.SIGALRM]):  # of a block around this one, or of rest
+            around(number, frame)
 
     def put_back() -> None:
         for number, handler in before.items():

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
     from torch import Tensor, nn
 
+FETCHES = 5  # how often a file that is listed is asked for again
 DIGEST_LENGTH = 36  # MLflow's limit for a data set's digest
 
 
@@ -340,10 +341,14 @@ class MlflowTracker(NullTracker):
     def fetched(self, run_id: str, path: str, folder: Path) -> Path | None:
         from mlflow.exceptions import MlflowException
 
+        tries = count(1)
+
         def fetch() -> Path:
             try:
                 return Path(self._client.download_artifacts(run_id, path, str(folder)))
             except MlflowException as error:  # whatever went wrong, it says that the path is wrong
+                if next(tries) > FETCHES:
+                    raise
                 raise ConnectionError(f"{path} of run {run_id} does not come") from error
 
         above = path.rpartition("/")[0] or None

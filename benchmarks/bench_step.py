@@ -20,7 +20,7 @@ process with
     its start on, with a capture of its own and with that for all.
 On CUDA the matrix rate and the fixed batch have the precision of `fit`, bf16 where the GPU has it,
 and the report's loop has torch's own settings: fp32, but TF32 in cuDNN's convolutions. It gets
-20,000 pictures a pass there at most, for it is the slowest by far. The share of the matrix rate
+20,000 pictures a pass there, or eight batches a worker, being slow. The share of the matrix rate
 counts the products of the direct convolution, also where fewer are done.
 
 `of_copy_bandwidth` is the least bytes of a step, over the step's time, over the rate of the copy:
@@ -313,9 +313,10 @@ def fixed(
     return batch * steps / seconds_of(work, device)
 
 
-def steps_of_report(batch: int, device: torch.device, steps: int) -> int:
-    """Batches of a pass of the report's loop: on CUDA fewer, but two at least."""
-    return min(steps, max(2, REPORT_PICTURES // batch)) if device.type == "cuda" else steps
+def steps_of_report(batch: int, device: torch.device, steps: int, workers: int) -> int:
+    """Batches of a pass of the report's loop: on CUDA fewer, but eight a worker."""
+    least = 8 * max(workers, 1)
+    return min(steps, max(least, REPORT_PICTURES // batch)) if device.type == "cuda" else steps
 
 
 def workers_on(device: torch.device) -> tuple[int, ...]:
@@ -417,7 +418,7 @@ def round_of(
     as_torch_comes()
     keep_freed_memory(False)  # the report left the allocator alone
     for count in workers:
-        fewer = steps_of_report(batch, device, steps)
+        fewer = steps_of_report(batch, device, steps, count)
         run[f"report_{count}_workers"] = reports(optimizer, batch, device, fewer, count)
     if device.type == "cpu":
         run["side_by_side"] = side_by_side(optimizer, batch, steps)

@@ -31,6 +31,7 @@ from alexnet_mlflow.train import EpochResult
 PRELOADED = [
     "alexnet_mlflow.stages.final", "alexnet_mlflow.stages.search", "mlflow.pytorch",
     "mlflow.store.tracking.sqlalchemy_store", "mlflow.store.model_registry.sqlalchemy_store",
+    "torchvision.utils", "torch._dynamo", "torch.export", "scipy.stats", "optuna",
 ]
 EVENTS, DONE = Path("events"), Path("done")
 PATIENCE_SECONDS = 300

@@ -218,11 +218,11 @@ def test_on_a_gpu_the_reports_loop_gets_fewer_pictures_and_more_workers(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     cuda = torch.device("cuda")
-    steps = {batch: bench_step.steps_of_report(batch, cuda, 500) for batch in (32, 128, 1024)}
+    steps = {batch: bench_step.steps_of_report(batch, cuda, 500, 1) for batch in (32, 128, 1024)}
     assert steps == {32: 500, 128: 156, 1024: 19}
-    assert bench_step.steps_of_report(16_384, cuda, 500) == 2
-    assert bench_step.steps_of_report(1024, cuda, 1) == 1
-    assert bench_step.steps_of_report(1024, CPU, 500) == 500
+    assert bench_step.steps_of_report(1024, cuda, 500, 16) == 128
+    assert bench_step.steps_of_report(1024, cuda, 1, 0) == 1
+    assert bench_step.steps_of_report(1024, CPU, 500, 2) == 500
     for cores, expected in ((1, (0,)), (9, (0, 2, 4, 8)), (64, (0, 2, 4, 8, 16))):
         monkeypatch.setattr("os.sched_getaffinity", lambda _, cores=cores: set(range(cores)))
         assert bench_step.workers_on(cuda) == expected

@@ -134,7 +134,8 @@ def test_a_gate_that_says_no_is_exit_code_1(
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_signal_leaves_a_checkpoint_of_the_last_epoch_and_the_run_killed(
-    store: Path, pictures: Path, number: signal.Signals, code: int
+    store: Path, pictures: Path, number: signal.Signals, code: int,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     """Within five seconds, long before the next checkpoint is due; what goes on ends as if nothing
     had been.
@@ -166,11 +167,8 @@ def test_a_signal_leaves_a_checkpoint_of_the_last_epoch_and_the_run_killed(
         return  # as well as the other
     uris = []
     for more in (["--resume=last"], []):
-        done = subprocess.run(
-            [*command, *more], cwd=store, env=environment, capture_output=True, text=True
-        )
-        assert done.returncode == 0, done.stderr
-        uris.append(json.loads(done.stdout.splitlines()[-1])["model_uri"])
+        assert main([*command[len(PROGRAM):], *more]) == 0
+        uris.append(json.loads(capsys.readouterr().out.splitlines()[-1])["model_uri"])
     assert client.get_run(run.info.run_id).data.tags["model_uri"] == uris[0]
     assert len(client.get_metric_history(run.info.run_id, "val_loss")) == 7
     resumed, straight = (load_model(uri).state_dict() for uri in uris)

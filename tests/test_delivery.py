@@ -382,10 +382,13 @@ import sys
 from alexnet_mlflow import signals
 from alexnet_mlflow.track import connect
 signals.listen()
-with connect().child("x", {"stage": "final"}) as run:
-    print(run.run_id, flush=True)
-    sys.stdin.readline()
-    run.steps("loss")
+try:
+    with connect().child("x", {"stage": "final"}) as run:
+        print(run.run_id, flush=True)
+        sys.stdin.readline()
+        run.steps("loss")
+except SystemExit as stopped:
+    signals.leave(stopped.code)  # as the program does
 """
 
 

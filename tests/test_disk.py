@@ -49,5 +49,10 @@ def test_a_file_is_there_whole_or_not_at_all(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="full"), replaced(file) as draft:
         draft.write_text("half")
         raise OSError("full")
+    with pytest.raises(FileExistsError), replaced(file, new=True) as draft:
+        draft.write_text("three")
     assert [path.name for path in tmp_path.iterdir()] == ["plot.png"]
+    with replaced(tmp_path / "new.png", new=True) as draft:
+        draft.write_text("new")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["new.png", "plot.png"]
     assert file.read_text() == "two"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -108,6 +110,21 @@ def test_predictions_have_ids_groups_and_the_digest() -> None:
 def test_a_speed_is_measured() -> None:
     fast = evaluation.speed(Servable(build(2, 0)).eval(), torch.device("cpu"))
     assert fast["pictures_per_second"] > 10 and 0.05 < fast["latency_ms"] < 2000
+
+
+@pytest.mark.parametrize(("each", "calls"), [(0.0, 22), (0.25, 5)])
+def test_of_what_is_slow_a_speed_is_the_median_of_fewer(each: float, calls: int) -> None:
+    made = list[int]()
+
+    class Slow(torch.nn.Module):
+        def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+            made.append(len(pixels))
+            time.sleep(each)
+            return pixels.new_zeros(len(pixels), 2)
+
+    fast = evaluation.speed(Slow().eval(), torch.device("cpu"))
+    assert Counter(made) == {250: calls, 1: calls}
+    assert 1000 * each <= fast["latency_ms"] < 1000 * (each + 0.2)
 
 
 @pytest.mark.parametrize("classes", [2, 3])

@@ -92,7 +92,7 @@ def test_every_entry_is_on_disk_before_the_call_returns(
     assert '"v": 1' in path.read_text().splitlines()[-1]
     folder = str(path.with_suffix("").resolve())
     first = [str(path.resolve()), str(FOLDER.resolve()), str(FOLDER.parent.resolve())]
-    names = [f"{folder}/1/a.txt", f"{folder}/1", folder]
+    names = [f"{folder}/1/a.txt", f"{folder}/1", folder, first[1]]
     assert synced == [*first, *names, str(path.resolve())], "the line before what it speaks of"
     here.error = None
     journal_.settle(20)

@@ -7,6 +7,7 @@ import select
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -38,7 +39,9 @@ subprocess.run(["bash", "-c", "\\"$0\\" -c \\"$1\\"; true", sys.executable, sys.
 WAITING = """
 import time
 from alexnet_mlflow import cli
+from alexnet_mlflow.track import connect
 def read(*_):
+    connect()
     print("reading", flush=True)
     time.sleep(60)
 cli._run_stage = read
@@ -126,14 +129,18 @@ def test_without_a_run_of_mlflows_nobody_watches(monkeypatch: pytest.MonkeyPatch
 
 
 def test_a_run_that_no_stage_has_taken_up_is_closed(store: Path) -> None:
-    """Stopped while it imports or reads pictures; its runner may be gone."""
+    """Stopped while it reads pictures; its runner may be gone."""
     client = MlflowClient()
-    run = client.create_run("0")
-    words = [sys.executable, "-c", WAITING, "sanity"]
-    environment = {**os.environ, "MLFLOW_RUN_ID": run.info.run_id,
-                   "MLFLOW_TRACKING_URI": f"sqlite:///{store}/mlflow.db"}
-    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True, env=environment) as process:
-        assert process.stdout is not None and process.stdout.readline() == "reading\n"
-        process.send_signal(signal.SIGTERM)
-        assert process.wait(20) == 143
-    assert client.get_run(run.info.run_id).info.status == "KILLED"
+    for tags, status, after in (({}, "RUNNING", "KILLED"), ({}, "FINISHED", "FINISHED"),
+                                ({"stage": "search"}, "RUNNING", "RUNNING")):
+        run = client.create_run("0", tags=tags)
+        client.update_run(run.info.run_id, status)
+        environment = {**os.environ, "MLFLOW_RUN_ID": run.info.run_id,
+                       "MLFLOW_TRACKING_URI": f"sqlite:///{store}/mlflow.db"}
+        words = [sys.executable, "-c", WAITING, "sanity"]
+        with subprocess.Popen(words, stdout=subprocess.PIPE, text=True, env=environment) as process:
+            assert process.stdout is not None and process.stdout.readline() == "reading\n"
+            came = time.monotonic()
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(20) == 143 and time.monotonic() - came < 5
+        assert client.get_run(run.info.run_id).info.status == after

@@ -59,6 +59,30 @@ finally:
         assert process.wait(timeout=5) == 143
 
 
+@pytest.mark.parametrize("within", [True, False])
+def test_of_two_blocks_that_hang_neither_adds_to_the_other(within: bool) -> None:
+    """The signal comes in the inner one, or before it."""
+    words = f"""
+import time
+from alexnet_mlflow import signals
+signals.listen()
+with signals.held(seconds=1):
+    if {not within}:
+        print("ready", flush=True)
+        time.sleep(0.5)
+    with signals.held(seconds=1):
+        if {within}:
+            print("ready", flush=True)
+        time.sleep(60)
+"""
+    with subprocess.Popen([sys.executable, "-c", words], stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None and process.stdout.readline() == b"ready\n"
+        came = time.monotonic()
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=20) == 143
+        assert 0.9 < time.monotonic() - came < 1.8
+
+
 def test_a_block_that_ends_before_its_seconds_raises_the_signal_once(seen: list[int]) -> None:
     with signals.held(seconds=0.2):
         signal.raise_signal(signal.SIGTERM)

@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from datetime import UTC, datetime
 from typing import Any
 
@@ -102,10 +102,12 @@ def _running(client: Any) -> Iterator[Any]:
 
 
 def _ours(run: Any) -> bool:
+    """By its stage; of a run that has none yet, by its entry point and all that takes."""
     if "stage" in run.data.tags:
         return True
-    entry, given = run.data.tags.get(ENTRY_POINT, ""), run.data.params.keys()
-    return entry in {"main", *STAGES} and bool({"dataset", "optimizer"} <= given)
+    entry = run.data.tags.get(ENTRY_POINT, "")
+    stage = STAGES.get("babysit" if entry == "main" else entry)
+    return stage is not None and {item.name for item in fields(stage)} <= run.data.params.keys()
 
 
 def _sign(client: Any, run: Any) -> int:

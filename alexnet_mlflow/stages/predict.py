@@ -203,7 +203,7 @@ def _targets(files: Sequence[File], out: Path) -> list[Path]:
 def _write(drawn: Image.Image, target: Path) -> None:
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        with replaced(target) as draft:
+        with replaced(target, new=True) as draft:
             drawn.save(draft, "PNG")
     except OSError as error:
         raise BadInput(

@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
+import yaml
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Param
 
@@ -20,6 +21,7 @@ from alexnet_mlflow.health.orphans import CLOSED, HOUR, Orphan
 from alexnet_mlflow.runs import PROCESS, SYNCED_FROM
 from alexnet_mlflow.track import connect
 
+ROOT = Path(__file__).parents[2]
 KILLED = """
 import os, signal, time
 from mlflow import MlflowClient
@@ -139,11 +141,13 @@ def test_a_run_that_mlflow_run_has_begun_and_no_stage_taken_up(store: Path) -> N
     """It says nothing of its process: it is named, and closed when it gives no sign for long."""
     client = MlflowClient()
     begun = int(time.time() * 1000 - 30 * HOUR)
-    for name, entry, given in (("ours", "main", ("dataset", "optimizer")), ("theirs", "main", ()),
-                               ("stage", "final", ("dataset", "optimizer"))):
+    entries = yaml.safe_load((ROOT / "MLproject").read_text())["entry_points"]
+    theirs = {"theirs": ("main", ("dataset", "optimizer"))}
+    ours = {name: (name, entry["parameters"]) for name, entry in entries.items()}
+    for name, (entry, given) in (ours | theirs).items():
         run = client.create_run("0", begun, {orphans.ENTRY_POINT: entry}, run_name=name)
         client.log_batch(run.info.run_id, params=[Param(one, "x") for one in given])
-    assert set(found()) == {"ours", "stage"}
-    assert found()["stage"].stage == "final" and "`mlflow run`" in found()["ours"].why
-    assert not found()["ours"].close and found(older_than=29)["ours"].close
-    assert orphans.close(found(older_than=29)["ours"]) and set(found()) == {"stage"}
+    assert set(found()) == set(ours) and "promote" in ours
+    assert found()["final"].stage == "final" and "`mlflow run`" in found()["main"].why
+    assert not found()["main"].close and found(older_than=29)["main"].close
+    assert orphans.close(found(older_than=29)["main"]) and "main" not in found()

@@ -2,7 +2,8 @@
 
 What a kill may cost: the epoch that was begun, and those that ended while the checkpoint before was
 being written, within ten seconds. The state is written as often as it can be, so that a short run
-meets many checkpoints, most of the kills one that is half written.
+meets many checkpoints, most of the kills one that is half written. The network is a narrower one:
+states of 0.3 GB are met in tests/stages/test_final_kills.py.
 """
 
 from __future__ import annotations
@@ -11,12 +12,15 @@ import os
 import random
 from pathlib import Path
 
+import pytest
 from mlflow import MlflowClient
 
 from alexnet_mlflow.config import FinalConfig
 from alexnet_mlflow.stages import final
 from alexnet_mlflow.track import connect
 from tests.killed import Death, Event, attempt, on_disk, same
+
+pytestmark = pytest.mark.usefixtures("narrow")
 
 KILLS = int(os.environ.get("ALEXNET_KILLS", "50"))
 EPOCHS = 70

@@ -15,8 +15,6 @@ from alexnet_mlflow.stages import final
 from alexnet_mlflow.track import connect
 from tests.killed import Death, attempt, on_disk, same
 
-pytestmark = pytest.mark.usefixtures("narrow")
-
 EPOCHS = 4
 STEPS = 3  # of an epoch
 START = Death("alexnet_mlflow.stages.final", "build")  # the run is there, and its first state

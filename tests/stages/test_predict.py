@@ -178,6 +178,22 @@ def test_nothing_is_written_over(
     assert "cannot be written" in refused([*arguments, "--out=photo.png"], capsys)
 
 
+def test_nor_is_what_somebody_else_has_written_meanwhile(
+    redness: str, photo: Path, store: Path, capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    theirs, save = store / "drawn" / "photo-faces.png", Image.Image.save
+
+    def saved(image: Image.Image, target: Path, form: str) -> None:
+        theirs.write_bytes(b"theirs")
+        save(image, target, form)
+
+    monkeypatch.setattr(Image.Image, "save", saved)
+    arguments = [f"--model={redness}", *FACES, str(photo), "--out=drawn"]
+    assert "cannot be written (File exists)" in refused(arguments, capsys)
+    assert theirs.read_bytes() == b"theirs" and list(theirs.parent.iterdir()) == [theirs]
+
+
 def test_half_a_drawing_is_not_left(
     redness: str, photo: Path, store: Path, capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,

@@ -14,6 +14,8 @@ from alexnet_mlflow.config import SanityConfig
 from alexnet_mlflow.stages import sanity
 from alexnet_mlflow.track import connect
 
+pytestmark = pytest.mark.usefixtures("narrow")
+
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adam"])
 def test_a_healthy_net_passes(store: Path, pictures: Path, optimizer: str) -> None:
