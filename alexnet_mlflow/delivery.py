@@ -14,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from alexnet_mlflow import signals
+from alexnet_mlflow import reach, signals
 from alexnet_mlflow.journal import (
     LAST_SECONDS,
     PATIENCE_SECONDS,
@@ -107,7 +107,7 @@ class Link:
         """Send this past the journal, whose disk takes no more. False where the store is away."""
         if not self.journal.drained(LAST_SECONDS):
             return False
-        with signals.held():
+        with signals.held(seconds=reach.answer_seconds(self.outage.store)):
             self._send(Entry(0, run_id, kind, values), Path())
         return True
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,12 +27,21 @@ def replaced(path: Path, new: bool = False) -> Iterator[Path]:
     try:
         yield draft
         flush(draft)
-        if new:
-            os.link(draft, path)
-        else:
+        if not new or not _linked(draft, path):
             os.replace(draft, path)
     finally:
         draft.unlink(missing_ok=True)
+
+
+def _linked(draft: Path, path: Path) -> bool:
+    """Give a file another name, which must be new. False where the file system has no links."""
+    try:
+        os.link(draft, path)
+    except OSError:
+        if os.path.lexists(path):
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path)) from None
+        return False
+    return True
 
 
 def written(path: Path) -> float:

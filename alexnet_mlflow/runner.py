@@ -57,7 +57,7 @@ def close_unused() -> None:
     os.environ.update(LAST_WORD)
     closing = threading.Thread(target=close, daemon=True)
     closing.start()
-    closing.join(LAST_SECONDS)
+    closing.join(max(LAST_SECONDS - signals.since(), 1.0))
 
 
 def found() -> int | None:

@@ -28,6 +28,7 @@ SAME_STOP_SECONDS = 5.0
 
 _stopping = False  # it has been raised
 _waiting = 0  # the one that waits for the next rest
+_holding = 0  # the one that waits for the end of a block
 _patience = 0.0  # seconds that it may wait for that
 _came_at = 0.0
 _first = 0
@@ -35,8 +36,8 @@ _first = 0
 
 def listen() -> None:
     """From now on the signals stop this process."""
-    global _stopping, _waiting, _patience, _came_at, _first
-    _stopping, _waiting, _patience, _came_at, _first = False, 0, 0.0, 0.0, 0
+    global _stopping, _waiting, _holding, _patience, _came_at, _first
+    _stopping, _waiting, _holding, _patience, _came_at, _first = False, 0, 0, 0.0, 0.0, 0
     for number in NUMBERS:
         signal.signal(number, _stop)
     signal.signal(signal.SIGALRM, _waited)
@@ -120,10 +121,12 @@ def held(to_the_end: bool = False, seconds: float = 0.0) -> Iterator[None]:
     came: list[int] = []
 
     def wait(got: int, frame: FrameType | None) -> None:
-        if (came or _waiting) and not to_the_end:
+        global _holding
+        if (came or _waiting or _holding) and not to_the_end:
             _again(got)
             return
         _note(got)
+        _holding = got
         came.append(got)
         if seconds:  # in a block within this one it may have waited already
             signal.setitimer(signal.ITIMER_REAL, max(seconds - since(), 0.01))
@@ -131,7 +134,7 @@ def held(to_the_end: bool = False, seconds: float = 0.0) -> Iterator[None]:
     def late(number: int, frame: FrameType | None) -> None:
         if came:
             put_back()
-            signal.raise_signal(came.pop())
+            _raised(came.pop())
         elif callable(around := before[signal.SIGALRM]):  # of a block around this one, or of rest
             around(number, frame)
 
@@ -148,4 +151,11 @@ def held(to_the_end: bool = False, seconds: float = 0.0) -> Iterator[None]:
             signal.setitimer(signal.ITIMER_REAL, 0)
         put_back()
         for got in came[:1]:
-            signal.raise_signal(got)
+            _raised(got)
+
+
+def _raised(number: int) -> None:
+    """Raise what was held: a block around this one may hold it further."""
+    global _holding
+    _holding = 0
+    signal.raise_signal(number)

@@ -341,21 +341,21 @@ class MlflowTracker(NullTracker):
     def fetched(self, run_id: str, path: str, folder: Path) -> Path | None:
         from mlflow.exceptions import MlflowException
 
+        listed = partial(self._client.list_artifacts, run_id, path.rpartition("/")[0] or None)
         tries = count(1)
-
         def fetch() -> Path:
             try:
                 return Path(self._client.download_artifacts(run_id, path, str(folder)))
             except MlflowException as error:  # whatever went wrong, it says that the path is wrong
+                listed()  # raises where the store is away
                 if next(tries) > FETCHES:
                     raise
                 raise ConnectionError(f"{path} of run {run_id} does not come") from error
 
-        above = path.rpartition("/")[0] or None
         try:
             with reach.environment(reach.SILENT):
-                listed = self._link.asked(lambda: self._client.list_artifacts(run_id, above))
-                return self._link.asked(fetch) if path in {one.path for one in listed} else None
+                there = {one.path for one in self._link.asked(listed)}
+                return self._link.asked(fetch) if path in there else None
         except (MlflowException, OSError):
             return None
 

@@ -21,7 +21,7 @@ import torch
 from mlflow import MlflowClient
 from mlflow.entities import ViewType
 
-from alexnet_mlflow import delivery, journal, models
+from alexnet_mlflow import delivery, journal, models, track
 from alexnet_mlflow.cli import main
 from alexnet_mlflow.config import DataConfig
 from alexnet_mlflow.data import load
@@ -431,6 +431,31 @@ def test_what_is_fetched_is_asked_for_again(
     monkeypatch.delenv("MLFLOW_HTTP_REQUEST_TIMEOUT")
     proxy.goes(mode, times=1)  # MLflow itself asks again, after seconds
     assert models.load_model(logged.uri) and len(proxy.asked) == 1
+
+
+@pytest.mark.parametrize(
+    ("wrong", "times", "asked"), [("", 3 * track.FETCHES, 15), ("a.txt", 10**9, track.FETCHES + 1)]
+)
+def test_a_file_that_is_listed_and_does_not_come(
+    proxy: Flaky, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wrong: str, times: int,
+    asked: int,
+) -> None:
+    """A file that cannot be read is given up on; while the store is away as well, nothing is."""
+    monkeypatch.setattr(journal, "FIRST_PAUSE_SECONDS", 0.02)
+    with connect().child("x", {"stage": "final"}) as run:
+        run.text("here", "plots/a.txt")
+    client, first = run._client, [True]  # type: ignore[attr-defined]
+    download = client.download_artifacts
+
+    def failing(*given: Any) -> Any:
+        if first:
+            first.clear()
+            proxy.goes("500", wrong, times)
+        return download(*given)
+
+    monkeypatch.setattr(client, "download_artifacts", failing)
+    found = run.fetched(str(run.run_id), "plots/a.txt", tmp_path)
+    assert (found is not None) == (wrong == "") and len(proxy.asked) == asked
 
 
 def test_a_model_of_a_process_that_was_killed_is_no_second_one(proxy: Flaky) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 
@@ -39,7 +40,12 @@ def test_the_moment_of_the_last_write_and_of_what_is_gone(tmp_path: Path) -> Non
     assert written(tmp_path / "file") == 7.0 and written(tmp_path / "gone") == 0.0
 
 
-def test_a_file_is_there_whole_or_not_at_all(tmp_path: Path) -> None:
+def no_links(*_: object) -> None:
+    raise OSError(errno.EPERM, os.strerror(errno.EPERM))
+
+
+@pytest.mark.parametrize("links", ["links", "none"])
+def test_a_file_is_there_whole_or_not_at_all(tmp_path: Path, links: str) -> None:
     file = tmp_path / "plot.png"
     for text in ("one", "two"):
         with replaced(file) as draft:
@@ -52,7 +58,12 @@ def test_a_file_is_there_whole_or_not_at_all(tmp_path: Path) -> None:
     with pytest.raises(FileExistsError), replaced(file, new=True) as draft:
         draft.write_text("three")
     assert [path.name for path in tmp_path.iterdir()] == ["plot.png"]
-    with replaced(tmp_path / "new.png", new=True) as draft:
-        draft.write_text("new")
+    with pytest.MonkeyPatch.context() as patch:
+        if links == "none":
+            patch.setattr(os, "link", no_links)
+        with replaced(tmp_path / "new.png", new=True) as draft:
+            draft.write_text("new")
+        with pytest.raises(FileExistsError), replaced(file, new=True) as draft:
+            draft.write_text("three")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["new.png", "plot.png"]
     assert file.read_text() == "two"

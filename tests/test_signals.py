@@ -66,11 +66,11 @@ def test_of_two_blocks_that_hang_neither_adds_to_the_other(within: bool) -> None
 import time
 from alexnet_mlflow import signals
 signals.listen()
-with signals.held(seconds=1):
+with signals.held(seconds=2):
     if {not within}:
         print("ready", flush=True)
         time.sleep(0.5)
-    with signals.held(seconds=1):
+    with signals.held(seconds=2):
         if {within}:
             print("ready", flush=True)
         time.sleep(60)
@@ -80,7 +80,34 @@ with signals.held(seconds=1):
         came = time.monotonic()
         process.send_signal(signal.SIGTERM)
         assert process.wait(timeout=20) == 143
-        assert 0.9 < time.monotonic() - came < 1.8
+        assert 1.9 < time.monotonic() - came < 3.6
+
+
+@pytest.mark.parametrize(("second", "at_once"), [(signal.SIGTERM, False), (signal.SIGINT, True)])
+def test_a_second_one_in_a_block_within_is_a_second_one(
+    second: signal.Signals, at_once: bool
+) -> None:
+    """Passed on by `mlflow run` it changes nothing, not the time either; the same one ends all."""
+    words = """
+import time
+from alexnet_mlflow import signals
+signals.listen()
+with signals.held(seconds=2):
+    print("out", flush=True)
+    time.sleep(0.5)
+    with signals.held(seconds=2):
+        print("in", flush=True)
+        time.sleep(0.7)
+    time.sleep(60)
+"""
+    with subprocess.Popen([sys.executable, "-c", words], stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None and process.stdout.readline() == b"out\n"
+        came = time.monotonic()
+        process.send_signal(signal.SIGINT)
+        assert process.stdout.readline() == b"in\n"
+        process.send_signal(second)
+        assert process.wait(timeout=20) == 130
+        assert (time.monotonic() - came < 1.9) == at_once and time.monotonic() - came < 3.6
 
 
 def test_a_block_that_ends_before_its_seconds_raises_the_signal_once(seen: list[int]) -> None:

@@ -2,7 +2,7 @@
 
 What a kill may cost: the epoch that was begun, and those that ended while the checkpoint before was
 being written, within ten seconds. The state is written as often as it can be, so that a short run
-meets many checkpoints, most of the kills one that is half written. The network is a narrower one:
+meets many checkpoints. The network is a narrower one:
 states of 0.3 GB are met in tests/stages/test_final_kills.py.
 """
 
