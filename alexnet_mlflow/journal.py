@@ -178,7 +178,11 @@ class Journal:
         """Unless a run is open: wait a little, then leave nothing, or say what is left."""
         if self._runs or self._on is None:
             return
-        ended = self.drained(seconds)
+        try:
+            ended = self.drained(seconds)
+        except (KeyboardInterrupt, SystemExit):  # a run's end may be on its way
+            self.settle(max(STOPPED_SECONDS - signals.since(), LAST_SECONDS))
+            raise
         if left := len(self._pending) + self._refused:
             say(f"{counted(left)} for {self._outage.store} left in {self._on.path}: {WAY_OUT}.")
         if ended:
@@ -193,8 +197,7 @@ class Journal:
             self._thread.join()
         assert self._on is not None
         self._on.leave() if self._refused else self._on.remove()
-        self._thread = self._on = None
-        self._refused = 0
+        self._thread, self._on, self._refused = None, None, 0
 
     def _work(self) -> None:
         while (entry := self._next()) is not None:

@@ -27,7 +27,7 @@ from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from alexnet_mlflow import alive, delivery, models, reach, runs
+from alexnet_mlflow import alive, delivery, models, reach, runs, signals
 from alexnet_mlflow.data import Described
 from alexnet_mlflow.delivery import Link
 from alexnet_mlflow.journal import END_SECONDS, Left
@@ -129,10 +129,11 @@ class MlflowTracker(NullTracker):
                 yield tracker
             except BaseException as error:
                 stopped = isinstance(error, KeyboardInterrupt | SystemExit | GeneratorExit)
-                with suppress(Exception):  # the first error is the one to be told
-                    tracker.tags({"outcome": "failed"})
-                with suppress(Exception):  # a full disk takes no tags
-                    tracker._end("KILLED" if stopped else "FAILED")
+                with signals.held():  # a signal now must not leave the run open
+                    with suppress(Exception):  # the first error is the one to be told
+                        tracker.tags({"outcome": "failed"})
+                    with suppress(Exception):  # a full disk takes no tags
+                        tracker._end("KILLED" if stopped else "FAILED")
                 raise
             if tracker._status != "RUNNING":
                 tracker._end(tracker._status)
@@ -382,9 +383,8 @@ def logged(
 
 
 def _now_ms() -> int:
-    """The time; where the clock was put back, a millisecond after what this process, or the one
-    before it in this run, told last: MLflow orders a metric's history by it.
-    """
+    """The time; where the clock was put back, a millisecond after what this process or the run's
+    last one told last: MLflow orders a metric's history by it."""
     global _last_ms
     _last_ms = max(_last_ms + 1, int(time.time() * 1000))
     return _last_ms

@@ -64,6 +64,25 @@ def left_by(numbers: range, *more: str) -> Path:
     return path
 
 
+def test_a_signal_does_not_stop_what_is_on_its_way(
+    here: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It comes while the last entries, a run's end among them, are waited for."""
+    journal_, first = made(here), [True]
+    drained = journal_.drained
+
+    def stopped(seconds: float) -> bool:
+        if first:
+            first.clear()
+            raise SystemExit(143)
+        return drained(seconds)
+
+    monkeypatch.setattr(journal_, "drained", stopped)
+    with pytest.raises(SystemExit), journal_.open_run():
+        add(journal_, 1)
+    assert len(here.got) == 1 and not Path("checkpoints").exists()
+
+
 def test_entries_arrive_in_order_and_nothing_is_left(here: Store) -> None:
     others = set(threading.enumerate())
     journal_, values = made(here), range(20)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import signal
 import socket
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import BAD_REQUEST
 
+from alexnet_mlflow import signals
 from alexnet_mlflow.config import DataConfig
 from alexnet_mlflow.data import load
 from alexnet_mlflow.options import BadInput
@@ -254,3 +256,20 @@ def test_a_run_that_is_taken_up_has_each_figure_once(store: Path) -> None:
     assert points("loss") == [(1, 0.8), (2, 0.7)]
     assert points("best") == [(1, 0.8), (1, 0.9), (1, 0.8)]
     assert client.get_run(str(run.run_id)).data.metrics["best"] == 0.8
+
+
+def test_a_signal_while_a_failed_run_is_closed_leaves_it_closed(
+    store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As torchrun sends one to a process that has just lost another."""
+    before = {number: signal.getsignal(number) for number in (*signals.NUMBERS, signal.SIGALRM)}
+    signals.listen()
+    try:
+        with pytest.raises(SystemExit), connect().child("x", {"stage": "final"}) as run:
+            monkeypatch.setattr(run, "tags", lambda _: signal.raise_signal(signal.SIGTERM))
+            raise ValueError("mine")
+    finally:
+        signals.listen()
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    assert MlflowClient().get_run(str(run.run_id)).info.status == "FAILED"
