@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,7 +24,7 @@ def replaced(path: Path, new: bool = False) -> Iterator[Path]:
     """A name beside this one, with its suffix, to write to: when the block ends that file is this
     one; where it fails, nothing of it stays. new: FileExistsError where there is one already.
     """
-    draft = path.with_name(f".unfinished-{os.getpid()}{path.suffix}")
+    draft = path.with_name(f".{uuid.uuid4().hex}{path.suffix}")
     try:
         yield draft
         flush(draft)

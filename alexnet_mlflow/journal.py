@@ -37,8 +37,7 @@ RACES = 100  # how often others may tidy the folder up just when a journal is ma
 TURN = "turn.lock"  # who sends what others have left holds it
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.25, 10.0  # between two tries, doubled each time
 END_SECONDS = 10.0  # a person waits for the prompt; what is left is sent by `sync`
-STOPPED_SECONDS = 3.5  # after the signal: a stopped process has to leave in five
-LAST_SECONDS = 1.0  # at least, whatever it has waited for before
+LAST_SECONDS = 1.0  # for what may still be on its way
 PATIENCE_SECONDS = 24 * 3600.0  # for an answer without which it cannot go on
 WAY_OUT = "`alexnet-mlflow sync` sends it"
 
@@ -168,7 +167,7 @@ class Journal:
         try:
             yield
         except (KeyboardInterrupt, SystemExit):
-            seconds = max(STOPPED_SECONDS - signals.since(), LAST_SECONDS)
+            seconds = signals.seconds_left()
             raise
         finally:
             self._runs -= 1
@@ -181,7 +180,7 @@ class Journal:
         try:
             ended = self.drained(seconds)
         except (KeyboardInterrupt, SystemExit):  # a run's end may be on its way
-            self.settle(max(STOPPED_SECONDS - signals.since(), LAST_SECONDS))
+            self.settle(signals.seconds_left())
             raise
         if left := len(self._pending) + self._refused:
             say(f"{counted(left)} for {self._outage.store} left in {self._on.path}: {WAY_OUT}.")

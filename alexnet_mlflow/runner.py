@@ -23,8 +23,6 @@ LAST_WORD = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "MLFLOW_HTTP_REQUEST_TIMEOUT": "2",
     "MLFLOW_DISABLE_TELEMETRY": "true",
 }
-LAST_SECONDS = 3.5  # of the five in which a stopped process leaves
-PROCESS = "process"  # the tag of a run that somebody has open (runs.py)
 LOOKS = 2  # without it in a row: a file of /proc that cannot be read now is no end
 
 
@@ -51,13 +49,13 @@ def close_unused() -> None:
 
             client = mlflow.MlflowClient()
             run = client.get_run(run_id)
-            if run.info.status == "RUNNING" and not {"stage", PROCESS} & run.data.tags.keys():
+            if run.info.status == "RUNNING" and "stage" not in run.data.tags:
                 client.set_terminated(run_id, "KILLED")
 
     os.environ.update(LAST_WORD)
     closing = threading.Thread(target=close, daemon=True)
     closing.start()
-    closing.join(max(LAST_SECONDS - signals.since(), 1.0))
+    closing.join(signals.seconds_left())
 
 
 def found() -> int | None:

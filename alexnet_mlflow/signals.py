@@ -25,6 +25,7 @@ NUMBERS = (signal.SIGINT, signal.SIGTERM)
 # Ctrl-C reaches `mlflow run` and what it has started, to which it sends SIGTERM a quarter of a
 # second later: another signal within the seconds that a stop may take is the same stop.
 SAME_STOP_SECONDS = 5.0
+CLOSING_SECONDS = 3.5  # a stopped process has to leave in five
 
 _stopping = False  # it has been raised
 _waiting = 0  # the one that waits for the next rest
@@ -64,6 +65,11 @@ def leave(code: int) -> NoReturn:
         with suppress(OSError, ValueError):  # nobody reads it any more
             stream.flush()
     os._exit(code)
+
+
+def seconds_left() -> float:
+    """Of those that closing may take after the first signal; one at least."""
+    return max(CLOSING_SECONDS - since(), 1.0)
 
 
 def since() -> float:

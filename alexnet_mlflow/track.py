@@ -252,7 +252,7 @@ class MlflowTracker(NullTracker):
             points = self._link.asked(partial(self._client.get_metric_history, self._run, metric))
             points.sort(key=lambda point: point.timestamp)
             self._had[metric] = {one.step: (one.value, one.timestamp) for one in points}
-            _last_ms = max(_last_ms, *(one.timestamp for one in points))
+            _last_ms = max([_last_ms, *(one.timestamp for one in points)])
 
     def figure(self, figure: Figure, path: str) -> None:
         self._keep(path, figure.savefig)

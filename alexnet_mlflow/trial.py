@@ -27,8 +27,9 @@ class Training:
         assert config.epochs is not None
         self.epochs = config.epochs
         self.path = checkpoint.path_of(here.run_id) if here.run_id else None
-        there = resumed and self.path is not None and self.path.exists()
-        saved = checkpoint.load(self.path, mend=True) if there and self.path else None
+        saved = None
+        if resumed and self.path and self.path.exists():
+            saved = checkpoint.load(self.path, mend=True)
         self.state = saved["training"] if saved else None
         self.history = [
             EpochResult(**row, diverged_at_step=None, state=dict)

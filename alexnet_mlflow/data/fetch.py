@@ -37,7 +37,7 @@ from urllib3.exceptions import HTTPError, ReadTimeoutError
 
 from alexnet_mlflow.data.cifar10 import ARCHIVE, ARCHIVE_SHA256, PARQUET, SOURCES
 from alexnet_mlflow.data.split import DataError
-from alexnet_mlflow.disk import flush
+from alexnet_mlflow.disk import flush, replaced
 from alexnet_mlflow.signals import held
 
 LOCK = ".download.lock"
@@ -294,14 +294,12 @@ class _Download:
         source = url if url in self.givers else LOCAL
         entry = {"url": source, "sha256": self.remote.sha256, "bytes": self.remote.size}
         entry["fetched_at"] = datetime.now(UTC).isoformat(timespec="seconds")
-        draft = self.folder / f".{SOURCES}"
         with held():
             os.replace(self.part, self.path)
             flush(self.folder)
             record = {**_record(self.folder), self.remote.name: entry}
-            draft.write_text(json.dumps(record, indent=1))
-            flush(draft)
-            os.replace(draft, self.folder / SOURCES)
+            with replaced(self.folder / SOURCES) as draft:
+                draft.write_text(json.dumps(record, indent=1))
         self.source = source
         self._say(f"whole and verified, from {source}")
 

@@ -17,8 +17,6 @@ import hashlib
 import io
 import json
 import math
-import os
-import uuid
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -27,6 +25,7 @@ import numpy as np
 
 from alexnet_mlflow.data.picture import FORMATS
 from alexnet_mlflow.data.split import PARTS, SIDE, DataError, Decoded, Facts, Images
+from alexnet_mlflow.disk import replaced
 
 MANIFEST, PIXELS = "manifest.csv", "patches.npy"
 PROTOCOL = 1  # of these files and of all that decides which patches are in them
@@ -84,18 +83,11 @@ def write(manifest: str, pixels: Images, folder: Path) -> None:
     """Put both files into this folder, in place of older ones. May raise OSError."""
     folder.mkdir(parents=True, exist_ok=True)
     for name in (PIXELS, MANIFEST):
-        draft = folder / f".{name}.{uuid.uuid4().hex}"
-        try:
-            with open(draft, "xb") as file:
-                if name == PIXELS:
-                    np.save(file, pixels, allow_pickle=False)
-                else:
-                    file.write(manifest.encode())
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(draft, folder / name)
-        finally:
-            draft.unlink(missing_ok=True)
+        with replaced(folder / name) as draft, open(draft, "xb") as file:
+            if name == PIXELS:
+                np.save(file, pixels, allow_pickle=False)
+            else:
+                file.write(manifest.encode())
 
 
 def read(folder: Path) -> Decoded:
