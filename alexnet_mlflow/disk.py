@@ -1,4 +1,4 @@
-"""What must be on the disk before the next thing is done, and when it was put there."""
+"""Files that are whole: on the disk before the next thing is done, replaced at once; and their age."""
 
 from __future__ import annotations
 
