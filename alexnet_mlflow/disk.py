@@ -1,4 +1,4 @@
-"""Files that are whole: on the disk before the next thing is done, replaced at once; and their age."""
+"""Files that are whole: flushed before the next thing is done, replaced at once; and their age."""
 
 from __future__ import annotations
 
