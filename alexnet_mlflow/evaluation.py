@@ -193,5 +193,6 @@ def _mistakes(seen: Evaluated) -> Figure:
         f"({scores.probabilities[row].max():.0%})"
         for row in surest
     ]
-    title = f"{seen.title}: the surest {len(surest)} of {len(wrong)} mistakes"
+    some = "" if len(surest) == len(wrong) else f"the surest {len(surest)} of "
+    title = f"{seen.title}: {some}{len(wrong)} mistake{'s' * (len(wrong) != 1)}"
     return plots.mistakes(seen.pictures.images[surest], captions, title)

@@ -352,6 +352,7 @@ def calibration(bins: Sequence[Bin], title: str) -> Figure:
 
 def mistakes(images: np.ndarray, captions: Sequence[str], title: str, columns: int = 8) -> Figure:
     """A grid of pictures with a caption each. images: (N, 3, 32, width) uint8, N >= 0."""
+    columns = min(columns, max(3, len(images)))  # wide enough for the title
     breadth = images.shape[3] / images.shape[2]
     texts = ["\n".join(_lines(line, int(21 * breadth)) for line in text.splitlines())
              for text in captions]

@@ -164,4 +164,11 @@ def test_the_surest_mistake_comes_first(monkeypatch: pytest.MonkeyPatch) -> None
     found = two([0.6, 0.99, 0.2, 0.9], [1, 1, 1, 0])
     evaluation._mistakes(Evaluated("x", ("a", "b"), split(4), found, None, ""))
     assert shown["captions"] == ["b taken for\na (99%)", "b taken for\na (60%)"]
-    assert shown["title"] == "x: the surest 2 of 2 mistakes"
+    assert shown["title"] == "x: 2 mistakes"
+    monkeypatch.setattr(evaluation, "MISTAKES", 1)
+    evaluation._mistakes(Evaluated("x", ("a", "b"), split(4), found, None, ""))
+    assert shown["captions"] == ["b taken for\na (99%)"]
+    assert shown["title"] == "x: the surest 1 of 2 mistakes"
+    alone = two([0.99, 0.2], [1, 1])
+    evaluation._mistakes(Evaluated("x", ("a", "b"), split(2), alone, None, ""))
+    assert shown["title"] == "x: 1 mistake"

@@ -301,7 +301,7 @@ def _unseen(
             "test_pictures_seen": float(left_out),
             **evaluation.share("test_accuracy_unseen", correct, len(others)),
         },
-        (f"Without the {left_out} pictures that have an exact or near copy in train or "
+        (f"Without the {left_out} with an exact or near copy in train or "
          f"validation{partly}: {counted(correct, len(others))}.",),
     )
 
