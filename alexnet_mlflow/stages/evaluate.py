@@ -296,12 +296,13 @@ def _unseen(
     partly = ""
     if compared < scores.n:
         partly = f", of {compared} that were compared"
+    which = "1 picture that has" if left_out == 1 else f"{left_out} pictures that have"
     return (
         {
             "test_pictures_seen": float(left_out),
             **evaluation.share("test_accuracy_unseen", correct, len(others)),
         },
-        (f"Without the {left_out} with an exact or near copy in train or "
+        (f"Without the {which} an exact or near copy in train or "
          f"validation{partly}: {counted(correct, len(others))}.",),
     )
 

@@ -174,6 +174,8 @@ def test_test_pictures_that_training_has_seen_are_counted_apart(
     figures, [sentence] = evaluate._unseen(scores, np.array([1, 2]), n)
     assert figures["test_accuracy_unseen"] == (n - 3) / (n - 2)
     assert "Without the 2 pictures" in sentence and f"{n - 3} of {n - 2}" in sentence
+    _, [sentence] = evaluate._unseen(scores, np.array([1]), n)
+    assert sentence.startswith("Without the 1 picture that has an exact")
 
 
 def test_on_another_data_set_all_pictures_count_and_the_copies_apart(
