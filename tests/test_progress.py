@@ -13,6 +13,7 @@ import pytest
 from alexnet_mlflow import progress
 from alexnet_mlflow.progress import Copying, Trials, say, shown
 from alexnet_mlflow.train import EpochResult
+from tests.terminal import written
 
 
 def result(epoch: int, diverged_at_step: int | None = None) -> EpochResult:
@@ -71,14 +72,10 @@ def test_on_a_terminal_a_bar_counts_from_the_resumed_epoch(
     with open(theirs, "w") as terminal, monkeypatch.context() as patch:
         patch.setattr(sys, "stderr", terminal)
         list(shown([result(4), result(5)], 5, "final"))
-        os.write(theirs, b"end")
-        text = b""
-        while not text.endswith(b"end"):
-            text += os.read(ours, 4096)
-    os.close(ours)
-    assert b"5/5" in text
-    assert b"1/5" not in text
-    assert b"epoch 5/5" not in text  # no lines besides the bar
+    text = written(ours)
+    assert "5/5" in text
+    assert "1/5" not in text
+    assert "epoch 5/5" not in text  # no lines besides the bar
     assert capfd.readouterr().out == ""
 
 
@@ -107,8 +104,7 @@ def test_one_bar_of_trials_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> Non
             trials.epoch("coarse 5", result(2), 5)
             trials.at(6, 1, 3, 0.625)
             trials._bar.refresh()
-        seen = os.read(ours, 99999).decode()
-    os.close(ours)
+    seen = written(ours)
     assert "coarse 5 2/5" in seen and "6/10" in seen and "best 62.50%, 1 cut, 3 diverged" in seen
 
 

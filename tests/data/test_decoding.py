@@ -22,6 +22,7 @@ from PIL import Image
 from alexnet_mlflow.data import DataError, decoding, memory
 from alexnet_mlflow.data.decoding import Crew, Job, decode_all
 from alexnet_mlflow.data.picture import Known, decode
+from tests.terminal import written
 
 CORES = len(os.sched_getaffinity(0))
 
@@ -353,11 +354,5 @@ def test_progress_is_for_terminals() -> None:
     termios.tcsetwinsize(theirs, (24, 80))
     with subprocess.Popen(command, stderr=theirs):
         os.close(theirs)
-        seen = b""
-        try:
-            while piece := os.read(ours, 9999):
-                seen += piece
-        except OSError:  # Linux: the other end is closed
-            pass
-    os.close(ours)
-    assert b"decoding" in seen and b"200" in seen and seen.rstrip(b" ").endswith(b"\r")
+        seen = written(ours)
+    assert "decoding" in seen and "200" in seen and seen.rstrip(" ").endswith("\r")

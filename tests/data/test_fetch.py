@@ -27,6 +27,7 @@ from alexnet_mlflow.data import cifar10, fetch
 from alexnet_mlflow.data.fetch import LOCAL, Pace, Remote, get
 from alexnet_mlflow.data.split import DataError
 from tests.data.mirrors import Mirror
+from tests.terminal import written
 
 SIZE = 300_001
 CONTENT = random.Random(0).randbytes(SIZE)
@@ -583,9 +584,8 @@ def test_on_a_terminal_there_is_a_bar(folder: Path, monkeypatch: pytest.MonkeyPa
         monkeypatch.setattr(sys, "stderr", terminal)
         fetched(folder, mirror)
         monkeypatch.undo()
-    shown = os.read(master, 1 << 20).decode()
-    os.close(master)
-    assert re.search(r"file\.bin: +\d+%\|.*k/300k \[00:00<00:00, \d+kB/s\]", shown)
+    bar = r"file\.bin: +\d+%\|.*k/300k \[00:00<00:00, \d+kB/s\]"
+    assert re.search(bar, written(master))
 
 
 # CIFAR-10
