@@ -102,7 +102,7 @@ def test_a_clock_that_jumps_back_an_hour_does_not_reorder_metrics(
     assert run.info.status == "FINISHED"
 
 
-def test_so_does_one_that_jumps_back_between_two_processes(
+def test_a_clock_that_jumps_back_between_two_processes_does_not_either(
     store: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with connect().child("x", {"stage": "final"}) as run:
