@@ -12,6 +12,7 @@ from __future__ import annotations
 import functools
 import json
 import os
+import re
 import socket
 import uuid
 from collections.abc import Iterator, Mapping
@@ -24,13 +25,14 @@ from alexnet_mlflow.checkpoint import FOLDER
 from alexnet_mlflow.process import started, text
 
 LOCKS = FOLDER / "workers"
+LOCK = re.compile(r"[0-9a-f]{32}\.lock")  # a lock's name, as `living` gives it
 
 
 @contextmanager
 def living() -> Iterator[dict[str, str]]:
     """Who this process is: a lock that it holds for as long as it lives."""
     LOCKS.mkdir(parents=True, exist_ok=True)
-    path = (LOCKS / f"{uuid.uuid4().hex}.lock").resolve()
+    path = (LOCKS / f"{uuid.uuid4().hex}.lock").absolute()
     with filelock.FileLock(path):
         yield {"host": socket.gethostname(), "lock": str(path), "folder": _place(path.parent)}
     path.unlink(missing_ok=True)
@@ -42,22 +44,31 @@ def _place(path: Path) -> str:
     return f"{status.st_dev}:{status.st_ino}"
 
 
-def gone(worker: Mapping[str, str]) -> bool:
-    """Has this worker of the same machine ended? Nothing is known of another machine's."""
+def gone(worker: object) -> bool:
+    """Has this worker of the same machine ended? Nothing is known of another machine's, nor of a
+    record that `living` has not made: whoever may write to the store can leave one.
+    """
+    if not isinstance(worker, Mapping) or not _is_lock(worker.get("lock")):
+        return False
     path = Path(worker["lock"])
-    known = worker["host"] == socket.gethostname() and path.parent.is_dir()
-    if not known or _place(path.parent) != worker["folder"]:
-        return False
-    if not path.exists():
-        return True
-    lock = filelock.FileLock(path)
     try:
-        lock.acquire(timeout=0)
-    except filelock.Timeout:
+        here = worker.get("host") == socket.gethostname()
+        if not here or _place(path.parent) != worker.get("folder"):
+            return False
+        if not path.exists():
+            return True
+        with filelock.FileLock(path).acquire(timeout=0):
+            path.unlink(missing_ok=True)
+    except (OSError, ValueError):  # it is held (a Timeout), no file, another user's, or no path
         return False
-    path.unlink(missing_ok=True)
-    lock.release()
     return True
+
+
+def _is_lock(path: object) -> bool:
+    """Is this the path of a lock, as `living` makes them? No other file is opened or deleted."""
+    if not isinstance(path, str) or not Path(path).is_absolute():
+        return False
+    return Path(path).parts[-3:-1] == LOCKS.parts and bool(LOCK.fullmatch(Path(path).name))
 
 
 def myself() -> str:

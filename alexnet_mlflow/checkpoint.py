@@ -18,7 +18,7 @@ import os
 import shutil
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
 from io import BytesIO
 from pathlib import Path
@@ -262,10 +262,33 @@ def _read(path: Path) -> dict[str, Any]:
     return state
 
 
+def oddity(state: dict[str, Any], figures: Collection[str]) -> str:
+    """What a training's checkpoint has that this version does not write; empty where nothing.
+
+    figures: the names of an epoch's.
+    """
+    training, history = state.get("training"), state.get("history")
+    if training is not None and not isinstance(training, dict):
+        return "what it calls training is no state of one"
+    if not isinstance(history, list):
+        return "its history is no list"
+    for epoch, row in enumerate(history, 1):
+        if not isinstance(row, dict) or row.keys() != {"epoch", *figures}:
+            return f"epoch {epoch} of its history has other figures"
+        if not {type(value) for value in row.values()} <= {int, float}:
+            return f"epoch {epoch} of its history has figures that are no numbers"
+        if type(row["epoch"]) is not int or row["epoch"] != epoch:
+            return f"epoch {epoch} of its history is another"
+    return ""
+
+
 def newest(folder: Path = FOLDER) -> list[str]:
-    """The ids of the runs that left a checkpoint in `folder`, the newest first."""
+    """The ids of the runs that left a checkpoint in `folder`, the newest first.
+
+    A folder of another name is no run's: a copy that somebody has set aside.
+    """
     files = sorted(folder.glob(f"*/{FILE}"), key=written, reverse=True)
-    return [path.parent.name for path in files]
+    return [path.parent.name for path in files if path.parent.name.isalnum()]
 
 
 def remove(path: Path) -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import logging
+import os
 import signal
 import sys
 from typing import Any, NoReturn
@@ -20,7 +21,14 @@ import click
 from alexnet_mlflow import __version__, refusals, runner, signals
 from alexnet_mlflow.commands import COMMANDS, DATA_COMMANDS, DockerRunConfig, ServerConfig
 from alexnet_mlflow.config import STAGES
-from alexnet_mlflow.options import AUTO, BadInput, in_one_line, option_name, option_text
+from alexnet_mlflow.options import (
+    AUTO,
+    BadInput,
+    in_one_line,
+    option_name,
+    option_text,
+    shortened,
+)
 
 
 class AutoNumber(click.ParamType[Any]):
@@ -198,6 +206,7 @@ def main(arguments: list[str] | None = None) -> int:
     # By itself it has the root's, which is ERROR as soon as mlflow.pytorch is imported.
     logging.getLogger("alexnet_mlflow").setLevel(logging.WARNING)
     try:
+        _check_words(sys.argv[1:] if arguments is None else arguments)
         code = commands.main(arguments, prog_name="alexnet-mlflow", standalone_mode=False)
     except click.exceptions.NoArgsIsHelpError as error:
         click.echo(error.format_message())
@@ -213,6 +222,27 @@ def main(arguments: list[str] | None = None) -> int:
             return _refused(sentence)
         raise
     return code if isinstance(code, int) else 0
+
+
+def _check_words(arguments: list[str]) -> None:
+    """BadInput where `mlflow run` gives a stage more than its parameters.
+
+    MLproject writes those as --name=value. Any other one MLflow appends in two words, of which the
+    second would be an option of its own where the first needs no value.
+    """
+    if "MLFLOW_RUN_ID" not in os.environ or not arguments or arguments[0] not in STAGES:
+        return
+    given = set[str]()
+    for word in arguments[1:]:
+        name, equals, _ = word.partition("=")
+        if not name.startswith("--") or not equals:
+            raise BadInput(
+                f"No such option '{shortened(name)}' beside the parameters of MLproject: give "
+                "`mlflow run` those alone, spelt with underscores, as -P name=value"
+            )
+        if (plain := name.replace("_", "-")) in given:
+            raise BadInput(f"{shortened(name)} is given twice: give it once")
+        given.add(plain)
 
 
 def _help_of(error: click.ClickException) -> str:
@@ -234,4 +264,4 @@ def script() -> NoReturn:
             runner.close_unused()
             signals.leave(int(stopped.code or 0))
         raise
-    sys.exit(code)
+    signals.leave(code)

@@ -10,7 +10,9 @@ logged arrives before anything is asked. Left out: what is asked (track.py).
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -28,6 +30,7 @@ from alexnet_mlflow.runs import PROCESS
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+    from mlflow.entities import Run
 
 CREATED_BY = "created_by"  # tag of a run: unique, so that it is found where the answer was lost
 
@@ -84,7 +87,50 @@ class Link:
     def __init__(self, client: MlflowClient, store: str) -> None:
         self.client, self.outage = client, Outage(store)
         self._send = functools.partial(send, client)
-        self.journal = Journal(self._send, self.outage)
+        self.journal = Journal(self._soon, self.outage)
+        self.doubtful: dict[str, str] = {}  # runs that may have been made twice, by id: their mark
+        self._lost: set[str] = set()  # runs with which another process has gone on
+
+    def create(
+        self, experiment_id: str, name: str, tags: Mapping[str, str], got: Callable[[Run], None]
+    ) -> None:
+        """A new run: one, though the answer to the first call be lost. `got` has it before a signal
+        that came meanwhile is raised."""
+        from mlflow.exceptions import MlflowException
+        from mlflow.tracking.context.registry import resolve_tags
+
+        mark, tries = uuid.uuid4().hex, count()
+        every = resolve_tags({**tags, CREATED_BY: mark, "mlflow.runName": name})
+
+        def make() -> str:
+            found: Sequence[Run] = ()
+            if next(tries):
+                found = self.client.search_runs([experiment_id], f"tags.{CREATED_BY} = '{mark}'")
+            if not found:
+                with reach.environment(reach.ONCE, always=True):
+                    found = [self.client.create_run(experiment_id, tags=every, run_name=name)]
+            got(found[0])
+            return str(found[0].info.run_id)
+
+        try:
+            run_id = self.outage.asked(make)
+        except MlflowException as error:
+            if error.error_code in reach.REFUSED:
+                raise reach.unanswered(self.outage.store, error) from error
+            raise
+        if next(tries) > 1:  # a server that hung may make the first one as late as it likes
+            self.doubtful[run_id] = mark
+            self.journal.add(run_id, "only", {"mark": mark})
+
+    def _soon(self, entry: Entry, copy: Path) -> None:
+        """Send what this process logs; after an outage only if the run is still its own."""
+        if PROCESS in entry.values.get("tags", {}):
+            self._lost.discard(entry.run_id)  # it is opened
+        elif entry.process and self.outage.failures > 1:
+            if self._owner(entry.run_id) not in ("", entry.process):
+                self._lost.add(entry.run_id)
+        if not entry.process or entry.run_id not in self._lost:
+            self._send(entry, copy)
 
     def deliver(self, patiently: bool = False) -> Left:
         """Send what processes that are gone have left."""

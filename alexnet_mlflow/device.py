@@ -10,8 +10,13 @@ from torch import Tensor
 from alexnet_mlflow.options import BadInput
 
 
-def pick_device(name: str) -> torch.device:
-    """`auto` is CUDA where there is one; BadInput where `cuda` is asked for and missing."""
+def pick_device(name: str, deterministic: bool = False) -> torch.device:
+    """`auto` is CUDA where there is one; BadInput where `cuda` is asked for and missing.
+
+    `deterministic`: cuBLAS is told, which asks once a process, at its first product.
+    """
+    if deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # with several streams
     available = torch.cuda.is_available()
     if name == "cuda" and not available:
         raise BadInput("--device cuda: torch finds no CUDA GPU here; use --device auto or cpu")
@@ -32,14 +37,13 @@ def compute_in(precision: str, deterministic: bool) -> None:
     """How CUDA computes from now on.
 
     float32 is multiplied in TF32 unless precision is fp32. `deterministic`: by algorithms that give
-    the same bits each time; where an operation has none, torch warns.
+    the same bits each time, if cuBLAS was told (`pick_device`); where there is none, torch warns.
     """
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = precision != "fp32"
     torch.use_deterministic_algorithms(deterministic, warn_only=True)
     if deterministic:
         # All memory is written before it is read here: filling it first would only cost.
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS, with several streams
 
 
 def random_state_of(device: torch.device) -> dict[str, Tensor]:

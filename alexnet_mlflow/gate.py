@@ -6,23 +6,21 @@ count; else the quick checks are run here, so that a search works on an empty st
 
 from __future__ import annotations
 
-import time
+import dataclasses
 
 import torch
 
 from alexnet_mlflow import checks, probes
-from alexnet_mlflow.augment import normalise, to_pixels
 from alexnet_mlflow.checks import Check
 from alexnet_mlflow.config import SearchConfig, TrainConfig
-from alexnet_mlflow.data import Splits
+from alexnet_mlflow.data import Splits, stratified_part
 from alexnet_mlflow.model import build
-from alexnet_mlflow.optimizers import make_optimizer
 from alexnet_mlflow.progress import say
 from alexnet_mlflow.prune import epochs_at_most, rungs
 from alexnet_mlflow.runs import Tracker
-from alexnet_mlflow.train import resident, train_step
+from alexnet_mlflow.train import fit
 
-STEPS_BEFORE, STEPS_TIMED = 2, 6
+STEPS = 6  # of each of two epochs that are timed: more than CUDA's warm-up
 WAY_OUT = "The search was not started: mend that, or give --force to go on all the same."
 
 
@@ -76,30 +74,17 @@ def forecast(config: SearchConfig, data: Splits, device: torch.device, here: Tra
 
 
 def step_seconds(config: SearchConfig, data: Splits, device: torch.device) -> float:
-    """Seconds of one training step of this size on this device."""
+    """Seconds of one training step of this size on this device, as `fit` trains."""
+    size = config.batch_size or 1
     settings = TrainConfig(
         optimizer=config.optimizer, lr=1e-4, weight_decay=0.0, momentum=config.momentum,
-        batch_size=config.batch_size or 1, epochs=1, recipe=config.recipe, seed=config.seed,
+        batch_size=size, epochs=2, recipe=config.recipe, seed=config.seed,
+        precision=config.precision, deterministic=config.deterministic,
     )
-    net = build(len(data.classes), config.seed).to(device).train()
-    net.to(memory_format=torch.channels_last)
-    optimizer = make_optimizer(net, settings)
-    images, labels = resident(data.train, device)
-    size = settings.batch_size
-    pictures = normalise(to_pixels(images[:size]))
-    started = time.perf_counter()
-    for step in range(STEPS_BEFORE + STEPS_TIMED):
-        if step == STEPS_BEFORE:
-            _wait(device)
-            started = time.perf_counter()
-        train_step(net, optimizer, pictures, labels[:size])
-    _wait(device)
-    return (time.perf_counter() - started) / STEPS_TIMED
-
-
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+    part = stratified_part(data.train, size * STEPS, config.split_seed)
+    few = dataclasses.replace(data, train=part, val=stratified_part(data.val, size, 0))
+    *_, last = fit(build(len(data.classes), config.seed), few, settings, device)
+    return size / last.images_per_second  # of the second epoch: the first one warms up
 
 
 def shortly(seconds: float) -> str:

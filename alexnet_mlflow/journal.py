@@ -66,27 +66,27 @@ class Outage:
 
     def __init__(self, store: str) -> None:
         self.store = store
-        self._failures, self._lock = 0, threading.Lock()
+        self.failures, self._lock = 0, threading.Lock()
 
     def failed(self, error: Exception) -> float:
         """It did not answer; seconds until it may be asked again. One failure is not yet told: a
         server drops a connection, another holds a lock.
         """
         with self._lock:
-            self._failures += 1
-            if self._failures == 2:
+            self.failures += 1
+            if self.failures == 2:
                 say(
                     f"The tracking store {self.store} does not answer ({_reason(error)}): what is "
                     f"logged waits in {FOLDER}."
                 )
-            pause = FIRST_PAUSE_SECONDS * 2.0 ** min(self._failures - 1, 10)
+            pause = FIRST_PAUSE_SECONDS * 2.0 ** min(self.failures - 1, 10)
             return min(pause, LONGEST_PAUSE_SECONDS)
 
     def answered(self) -> None:
         with self._lock:
-            if self._failures > 1:
+            if self.failures > 1:
                 say(f"The tracking store {self.store} answers again.")
-            self._failures = 0
+            self.failures = 0
 
     def asked(self, ask: Callable[[], T]) -> T:
         """What the store answers, waiting for it. BadInput where it stays away for a day."""

@@ -23,10 +23,11 @@ def make_optimizer(
 ) -> torch.optim.Optimizer:
     """SGD with momentum, or Adam, fused. Weight decay is L2 inside the step, unless the recipe
     decouples Adam's. On CUDA the rate is a tensor there, so that a captured step can be given
-    another one. `decays` False: a `Decay` does it instead."""
+    another one. `decays` False: a `Decay` does it instead, and the rate is a tensor anywhere."""
     weights, recipe = list(model.parameters()), RECIPES[config.recipe]
     on_cuda, decay = weights[0].device.type == "cuda", decay_of(config) if decays else 0.0
-    lr = torch.tensor(config.lr, device=weights[0].device) if on_cuda else config.lr
+    on_device = on_cuda or not decays
+    lr = torch.tensor(config.lr, device=weights[0].device) if on_device else config.lr
     if config.optimizer == "sgd":
         nesterov = recipe.nesterov and config.momentum > 0
         return torch.optim.SGD(

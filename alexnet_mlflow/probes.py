@@ -173,13 +173,13 @@ def gradient(config: SanityConfig, data: Splits, device: torch.device) -> list[C
 
 
 def seen_input(config: SanityConfig, data: Splits, device: torch.device) -> list[Check]:
-    """Pictures as they enter the first convolution during `fit`, taken back to grey levels."""
+    """Pictures as they enter the first convolution during `fit`, taken back to grey levels; in one
+    batch, for CUDA's fourth is captured, and a hook must not look into that."""
     net = _fresh(config, data, device)
     part = _part(data, SEEN_PICTURES, config.split_seed)
-    caught: list[Tensor] = []
-    first = next(module for module in net.modules() if isinstance(module, nn.Conv2d))
+    caught, first = list[Tensor](), next(one for one in net.modules() if isinstance(one, nn.Conv2d))
     hook = first.register_forward_pre_hook(lambda module, given: caught.append(given[0].cpu()))
-    list(train.fit(net, part, _heart(config), device))
+    list(train.fit(net, part, _heart(config, batch_size=len(part.train)), device))
     hook.remove()
     mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in
                  (augment.IMAGENET_MEAN, augment.IMAGENET_STD))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import logging
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -16,11 +17,18 @@ from functools import partial
 from alexnet_mlflow import alive, checkpoint, distributed
 from alexnet_mlflow.config import NOT_PARAMETERS, FinalConfig, parameters
 from alexnet_mlflow.data import Splits
-from alexnet_mlflow.options import BadInput, option_name
+from alexnet_mlflow.options import BadInput, option_name, shortened
 from alexnet_mlflow.runs import PROCESS, FoundRun, Tracker
-from alexnet_mlflow.train import EpochResult, State, better, kept_weights
+from alexnet_mlflow.train import EPOCH_METRICS, EpochResult, State, better, kept_weights
 
 WHOLE = {"training", "history", "best_epoch", "best_weights", "config", "data_digest"}
+TRAINING = {"epoch", "step", "model", "optimizer", "generator", "random"}
+KINDS: dict[str, set[type]] = {  # of FinalConfig's fields; a bool is an int to isinstance
+    "str": {str}, "int": {int}, "float": {int, float}, "bool": {bool},
+    "int | None": {int, type(None)}, "float | None": {int, float, type(None)},
+}
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -91,7 +99,7 @@ def to_resume(
     if config.resume == "no":
         return None, None
     if config.resume != "last":
-        state = checkpoint.load(checkpoint.path_of(config.resume))
+        state = _read(config.resume)
         if difference := _difference(config, state, data):
             raise BadInput(f"--resume={config.resume}: that run has {difference}")
         if (found := tracker.found(config.resume)) is None:
@@ -103,8 +111,14 @@ def to_resume(
             )
         return state, config.resume
     begun: tuple[State, str] | None = None
+    unread = 0
     for name in checkpoint.newest():
-        state = checkpoint.load(checkpoint.path_of(name))
+        try:
+            state = _read(name)
+        except BadInput as error:
+            logger.warning("%s; it is passed over", str(error).rpartition(": ")[0])
+            unread += 1
+            continue
         found = None if _difference(config, state, data) else tracker.found(name)
         if found is None or _trains(found):
             continue
@@ -113,10 +127,55 @@ def to_resume(
         begun = begun or (state, name)  # where none has an epoch
     if begun:
         return begun
+    more = f" ({unread} of its checkpoints cannot be read)" if unread else ""
     raise BadInput(
         f"--resume: ./{checkpoint.FOLDER} holds no interrupted final run of {data.name} with "
-        f"{config.optimizer} and these settings: start it without --resume"
+        f"{config.optimizer} and these settings{more}: start it without --resume"
     )
+
+
+def _read(name: str) -> State:
+    """The checkpoint of a run. BadInput where none is whole, or another version has written it."""
+    path = checkpoint.path_of(name)
+    state = checkpoint.load(path)
+    if _of_final(state) and (odd := _oddity(state)):
+        raise BadInput(
+            f"the checkpoint {path} was written by another version ({odd}): give --resume another "
+            "id, or start anew"
+        )
+    return state
+
+
+def _of_final(state: State) -> bool:
+    return isinstance(state.get("config"), dict) and WHOLE <= state.keys()
+
+
+def _oddity(state: State) -> str:
+    """What a final's checkpoint has that this version does not write; empty where nothing."""
+    kinds = {item.name: KINDS[str(item.type)] for item in dataclasses.fields(FinalConfig)}
+    for name, value in state["config"].items():
+        if type(value) not in kinds.get(name, set()):
+            return f"its config has a {type(value).__name__} as {shortened(name)!r}"
+    try:
+        FinalConfig(**state["config"])
+    except BadInput as error:
+        return f"its config: {str(error).partition(': ')[0]}"
+    return checkpoint.oddity(state, EPOCH_METRICS) or _loose_end(state)
+
+
+def _loose_end(state: State) -> str:
+    """What does not belong to the epochs of its history."""
+    training, best, epochs = state["training"], state["best_epoch"], len(state["history"])
+    if training is not None and not TRAINING <= training.keys():
+        return "its training lacks a part"
+    at = training["epoch"] if training else 0
+    if type(at) is not int or at != epochs:
+        return "its training is not at the end of its history"
+    if type(best) is not int or best not in range(min(epochs, 1), epochs + 1):
+        return "its best epoch is none of its history"
+    if not isinstance(state["best_weights"], dict):
+        return "its best weights are none"
+    return "" if type(state.get("processes", 1)) is int else "its processes are no number"
 
 
 def _trains(run: FoundRun) -> bool:
@@ -127,7 +186,7 @@ def _trains(run: FoundRun) -> bool:
 
 def _difference(config: FinalConfig, state: State, data: Splits) -> str:
     """What the interrupted run has otherwise than is asked for now; empty where nothing."""
-    if not isinstance(state.get("config"), dict) or not WHOLE <= state.keys():
+    if not _of_final(state):
         return "another stage: it is a trial of a search, which goes on with the search"
     if state["data_digest"] != data.digest:
         return "other pictures, or divided otherwise: give the data options it was started with"

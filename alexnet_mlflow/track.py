@@ -19,7 +19,6 @@ import os
 import re
 import shutil
 import time
-import uuid
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
@@ -27,7 +26,7 @@ from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from alexnet_mlflow import alive, delivery, models, reach, runs, signals
+from alexnet_mlflow import alive, models, reach, runs, signals
 from alexnet_mlflow.data import Described
 from alexnet_mlflow.delivery import Link
 from alexnet_mlflow.journal import END_SECONDS, Left
@@ -116,66 +115,49 @@ class MlflowTracker(NullTracker):
             self.mark(runner, {**tags, "continues": run_id})
         texts = {key: str(value) for key, value in tags.items()}  # there from the start
         with self._journal.open_run():
-            before = run_id or runner
-            run = self._reopened(before, name if before == runner else None, texts) if before else (
-                self._created(name, texts)
-            )
-            tracker = MlflowTracker(
-                self._link, run.info.experiment_id, run.info.run_id, run.data.params
-            )
-            if run_id:
-                tracker._take_up(run)
+            tracker = MlflowTracker(self._link, self._experiment_id, None if run_id else runner)
             try:
+                if before := run_id or runner:
+                    tracker._reopen(before, None if run_id else name, texts)
+                else:
+                    if self.run_id is not None:
+                        texts["mlflow.parentRunId"] = self.run_id
+                    self._link.create(self._experiment_id, name, texts, tracker._is)
+                if run_id:
+                    tracker._take_up()
                 yield tracker
             except BaseException as error:
-                stopped = isinstance(error, KeyboardInterrupt | SystemExit | GeneratorExit)
-                with signals.held():  # a signal now must not leave the run open
-                    with suppress(Exception):  # the first error is the one to be told
-                        tracker.tags({"outcome": "failed"})
-                    with suppress(Exception):  # a full disk takes no tags
-                        tracker._end("KILLED" if stopped else "FAILED")
+                if tracker.run_id is not None:
+                    tracker._broken_off(error)
                 raise
             if tracker._status != "RUNNING":
                 tracker._end(tracker._status)
             if self.run_id is not None:  # another process may go on with it
                 self._link.drain()
 
-    def _created(self, name: str, tags: dict[str, str]) -> Run:
-        """A new run: one, though the answer to the first call be lost."""
-        from mlflow.exceptions import MlflowException
-        from mlflow.tracking.context.registry import resolve_tags
+    def _broken_off(self, error: BaseException) -> None:
+        """Close the run; a signal now must not leave it open."""
+        stopped = isinstance(error, KeyboardInterrupt | SystemExit | GeneratorExit)
+        with signals.held():
+            with suppress(Exception):  # the first error is the one to be told
+                self.tags({"outcome": "failed"})
+            with suppress(Exception):  # a full disk takes no tags
+                self._end("KILLED" if stopped else "FAILED")
 
-        mark, tries = uuid.uuid4().hex, count()
-        own = {**tags, delivery.CREATED_BY: mark, "mlflow.runName": name}
-        if self.run_id is not None:
-            own["mlflow.parentRunId"] = self.run_id
-        every = resolve_tags(own)
+    def _is(self, run: Run) -> None:
+        """It is this run from now on."""
+        self.run_id, self._experiment_id = run.info.run_id, run.info.experiment_id
+        self._params = dict(run.data.params)
 
-        def make() -> Run:
-            if next(tries):
-                made = _wanted([], {delivery.CREATED_BY: mark})
-                if found := self._client.search_runs([self._experiment_id], made):
-                    return found[0]
-            with reach.environment(reach.ONCE, always=True):
-                return self._client.create_run(self._experiment_id, tags=every, run_name=name)
-
-        try:
-            run = self._link.outage.asked(make)
-        except MlflowException as error:
-            if error.error_code in reach.REFUSED:
-                raise reach.unanswered(self._link.outage.store, error) from error
-            raise
-        if next(tries) > 1:
-            self._journal.add(run.info.run_id, "only", {"mark": mark})
-        return run
-
-    def _reopened(self, run_id: str, name: str | None, tags: Mapping[str, str]) -> Run:
-        """A run that is there: what a process that is gone has left of it comes first."""
+    def _reopen(self, run_id: str, name: str | None, tags: Mapping[str, str]) -> None:
+        """A run that is there: what a process that is gone has left of it comes first. It stays as
+        it is where the disk takes nothing."""
         self._link.deliver(patiently=True)
         named = name if name and self._unnamed(run_id) else None
-        self._link.asked(lambda: self._client.update_run(run_id, "RUNNING", named))
         self._journal.add(run_id, "batch", {"tags": dict(tags)})
-        return self._link.asked(lambda: self._client.get_run(run_id))
+        self.run_id = run_id
+        self._link.asked(lambda: self._client.update_run(run_id, "RUNNING", named))
+        self._is(self._link.asked(lambda: self._client.get_run(run_id)))
 
     def below(self, run_id: str) -> Tracker:
         if runner := os.environ.pop("MLFLOW_RUN_ID", None):  # it is no trial
@@ -197,6 +179,8 @@ class MlflowTracker(NullTracker):
     def _end(self, status: str) -> None:
         values = {"status": status, "time_ms": _now_ms()}
         try:
+            if mark := self._link.doubtful.get(self._run):
+                self._journal.add(self._run, "only", {"mark": mark})
             self._journal.add(self._run, "end", values)
         except OSError:
             if not self._link.sent(self._run, "end", values):
@@ -244,9 +228,10 @@ class MlflowTracker(NullTracker):
         known = self._had.get(metric, {}).get(step)
         return known[1] if known and known[0] == value else now
 
-    def _take_up(self, run: Run) -> None:
+    def _take_up(self) -> None:
         """Learn what a process before this one has logged: times go on from there."""
         global _last_ms
+        run = self._link.asked(lambda: self._client.get_run(self._run))
         _last_ms = max(_last_ms, run.info.start_time)
         for metric in run.data.metrics:
             points = self._link.asked(partial(self._client.get_metric_history, self._run, metric))

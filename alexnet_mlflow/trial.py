@@ -11,10 +11,11 @@ from typing import Any
 
 from alexnet_mlflow import checkpoint
 from alexnet_mlflow.config import SearchConfig
+from alexnet_mlflow.options import BadInput
 from alexnet_mlflow.progress import Trials
 from alexnet_mlflow.runs import Tracker
 from alexnet_mlflow.study import Claim, Curve
-from alexnet_mlflow.train import EpochResult, State, better, divergence
+from alexnet_mlflow.train import EPOCH_METRICS, EpochResult, State, better, divergence
 
 
 class Training:
@@ -30,6 +31,11 @@ class Training:
         saved = None
         if resumed and self.path and self.path.exists():
             saved = checkpoint.load(self.path, mend=True)
+            if odd := checkpoint.oddity(saved, EPOCH_METRICS):
+                raise BadInput(
+                    f"the checkpoint {self.path} was written by another version ({odd}): remove "
+                    f"{self.path.parent}, and the search trains this trial anew"
+                )
         self.state = saved["training"] if saved else None
         self.history = [
             EpochResult(**row, diverged_at_step=None, state=dict)

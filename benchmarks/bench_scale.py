@@ -12,7 +12,8 @@ validation with a net of one layer, so that every picture is used. Part of the m
 files (told): the kernel takes that back when others need it. --folder says where the files go.
 Trials: `search` on 24 faces, one epoch a trial, exhaustive: what is timed is what surrounds
 training. A tenth of the trials, the first and the last, by the times at which their runs began.
-Ratios: what the smallest number costs a picture or trial, over what this one costs: 1 is linear.
+All numbers in turn, --rounds times. Ratios, within a round: what the smallest number costs a
+picture or trial, over what this one costs: 1 is linear.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benchmarks.record import told
+from benchmarks.record import shown, spread, told
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -202,8 +203,8 @@ COSTS = {  # of one picture or trial, or of the process; more is worse
 WHOLE = ("prepare_seconds", "again_seconds", "epoch_seconds")  # for all pictures together
 
 
-def ratios_of(rows: list[dict[str, object]]) -> dict[str, list[float]]:
-    """Each number against the smallest one."""
+def ratios_of(rows: list[dict[str, object]]) -> dict[str, float]:
+    """Of one round: each number against the smallest one."""
     ratios = {}
     for kind, costs in COSTS.items():
         same = [row for row in rows if row["of"] == kind]
@@ -212,18 +213,20 @@ def ratios_of(rows: list[dict[str, object]]) -> dict[str, list[float]]:
                 each = [float(one[cost]) / (one["count"] if cost in WHOLE else 1)  # type: ignore
                         for one in (same[0], row)]
                 name = f"{cost}, {same[0]['count']} over {row['count']} {kind}"
-                ratios[name] = [each[0] / each[1]]
+                ratios[name] = each[0] / each[1]
     return ratios
 
 
 @click.command()
+@click.option("--rounds", default=3, show_default=True)
 @click.option("--pictures", multiple=True, type=int, help="How many; may be given again.")
 @click.option("--trials", multiple=True, type=int, help="How many; may be given again.")
 @click.option("--steps", default=20, show_default=True, help="Steps of AlexNet with Adam.")
 @click.option("--folder", default="", help="Where archives and cache go, for the time being.")
 @click.option("--measure", "measured", default="", hidden=True)
 def main(
-    pictures: tuple[int, ...], trials: tuple[int, ...], steps: int, folder: str, measured: str
+    rounds: int, pictures: tuple[int, ...], trials: tuple[int, ...], steps: int, folder: str,
+    measured: str,
 ) -> None:
     """Measure and print a table and one JSON line."""
     if measured:
@@ -233,14 +236,19 @@ def main(
         raise click.UsageError("give --pictures or --trials, as often as there are numbers")
     works = [lambda count=count: of_pictures(count, steps, folder) for count in sorted(pictures)]
     works += [lambda count=count: of_trials(count) for count in sorted(trials)]
-    rows = []
-    for work in works:
-        rows.append(work())
-        click.echo("  ".join(f"{name} {value}" for name, value in rows[-1].items()))
-    ratios = ratios_of(rows)
-    for name, [value] in ratios.items():
-        click.echo(f"  {name:56} {value:8.3f}")
-    told(ratios=ratios, archive="zip of JPEG, 32x32", runs=rows)
+    runs, found = list[dict[str, object]](), list[dict[str, float]]()
+    for number in range(rounds):
+        rows = []
+        for work in works:
+            rows.append(work())
+            told_of = "  ".join(f"{name} {value}" for name, value in rows[-1].items())
+            click.echo(f"round {number + 1}  {told_of}")
+        runs += rows
+        found.append(ratios_of(rows))
+    ratios = {name: [one[name] for one in found] for name in found[0]}
+    for name, values in ratios.items():
+        click.echo(shown(f"  {name}", spread(values)))
+    told(ratios=ratios, archive="zip of JPEG, 32x32", runs=runs)
 
 
 if __name__ == "__main__":

@@ -6,13 +6,13 @@ A table and one JSON line: images/s of `fit` at each batch size and optimizer, a
 process with
 (a) SGEMM: the matrix rate of this machine at this moment; and the rate at which it copies a
     large tensor, bytes read and written, in GB/s of 1e9 bytes,
-(b) the same model on one fixed batch: no gather, no augmentation, no sums,
+(b) the same model on one fixed batch: no gather, no augmentation, no sums; and `fit` with pictures,
+    weights and maps contiguous instead of channels_last,
 (c) the report's way: PIL pictures through torchvision transforms in a DataLoader, an optimizer
     that is not fused, with each of the worker counts,
 (d) on a CPU: `fit` with torch's own layers (winograd.py, linear.py); a training a core, side by
     side, with one thread each, all of them together: what two trials on two cores take so, and what
-    one after the other with all threads (`fit` itself); `fit` with pictures, weights and maps
-    contiguous instead of channels_last (contiguous), and with glibc left alone
+    one after the other with all threads (`fit` itself); `fit` with glibc left alone
     (malloc_by_itself); with --compile, `fit` with torch's layers through torch.compile, which
     needs a C++ compiler, and the seconds of its first epoch,
 (e) on CUDA: `fit` in fp32 and tf32, with --deterministic, with a step that is not captured, and as
@@ -52,11 +52,11 @@ from torchvision import transforms
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from alexnet_mlflow import graph, train
+from alexnet_mlflow import train
 from alexnet_mlflow.augment import IMAGENET_MEAN, IMAGENET_STD, normalise, to_pixels
 from alexnet_mlflow.config import TrainConfig
 from alexnet_mlflow.data import Split, Splits
-from alexnet_mlflow.device import compute_in, pick_precision
+from alexnet_mlflow.device import compute_in, pick_device, pick_precision
 from alexnet_mlflow.graph import Captured
 from alexnet_mlflow.malloc import keep_freed_memory
 from alexnet_mlflow.model import (
@@ -78,7 +78,7 @@ BATCHES = {"cpu": (32, 64), "cuda": (32, 128, 512, 1024)}
 # Worker counts of the report's loop, as far as there are cores; the CPU's stand in its records.
 WORKERS = {"cpu": (0, 1, 2), "cuda": (0, 2, 4, 8, 16)}
 REPORT_PICTURES = 20_000  # a pass of the report's loop at most, on CUDA
-MATRIX = 1024
+MATRIX = {"cpu": 1024, "cuda": 8192}  # rows: on CUDA many, so that it computes and not launches
 COPIED_MIB = {"cpu": 256, "cuda": 1024}  # beyond any cache
 FEW = 44  # steps of a trial: an epoch of 1,408 pictures in batches of 32
 RATES = {"sgd": 0.01, "adam": 0.001}
@@ -150,11 +150,12 @@ def seconds_of(work: Callable[[], object], device: torch.device) -> float:
 def gemm_gflops(device: torch.device, precision: str) -> float:
     """Products of square matrices, in bf16 where `fit` multiplies in it."""
     kind = torch.bfloat16 if precision == "bf16" else torch.float32
-    one = torch.randn(MATRIX, MATRIX, device=device, dtype=kind)
-    times = 20 if device.type == "cpu" else 2000
-    work = lambda: [one @ one for _ in range(times)]  # noqa: E731
+    rows, times = MATRIX[device.type], 20
+    one = torch.randn(rows, rows, device=device, dtype=kind)
+    other = torch.empty_like(one)
+    work = lambda: [torch.mm(one, one, out=other) for _ in range(times)]  # noqa: E731
     work()
-    return times * 2 * MATRIX**3 / seconds_of(work, device) / 1e9
+    return times * 2 * rows**3 / seconds_of(work, device) / 1e9
 
 
 def copy_gbytes(device: torch.device, mib: int | None = None) -> float:
@@ -271,11 +272,8 @@ def side_by_side(optimizer: str, batch: int, steps: int) -> float:
 
 def eagerly(optimizer: str, batch: int, device: torch.device, steps: int) -> float:
     """images/s of `fit` without a capture."""
-    before, graph.WARM_UP = graph.WARM_UP, sys.maxsize
-    try:
+    with patch.object(Captured, "__call__", lambda captured, work: work()):
         return ours(optimizer, batch, device, steps)
-    finally:
-        graph.WARM_UP = before
 
 
 def contiguous(optimizer: str, batch: int, device: torch.device, steps: int) -> float:
@@ -364,11 +362,12 @@ def ratios_of(
 ) -> dict[str, list[float]]:
     """A batch size and optimizer: what each round says of `fit`. FLOP and least GB an image."""
     ways = [name for name in runs[0] if name.startswith("report_")]
+    tried = "_".join(way.split("_")[1] for way in ways)
     ratios = {
         "of_sgemm": [run["fit"] * flop / 1e9 / run["sgemm_gflops"] for run in runs],
         "of_copy_bandwidth": [run["fit"] * gbytes / run["copy_gbytes"] for run in runs],
         "of_fixed_batch": [run["fit"] / run["fixed"] for run in runs],
-        "over_report_best_workers": [
+        f"over_report_best_of_{tried}_workers": [
             run["fit"] / max(run[way] for way in ways) for run in runs
         ],
     }
@@ -403,9 +402,9 @@ def round_of(
     run = {"sgemm_gflops": gemm_gflops(device, precision), "copy_gbytes": copied}
     run["fit"] = ours(*what)
     run["fixed"] = fixed(*what, precision)
+    run["contiguous"] = contiguous(*what)
     if device.type == "cpu":
         run["torchs_layers"] = ours(*what, net=of_torch())
-        run["contiguous"] = contiguous(*what)
         run["malloc_by_itself"] = malloc_by_itself(*what)
     if compiles:
         run |= compiled(*what)
@@ -414,7 +413,6 @@ def round_of(
         run["eager"] = eagerly(*what)
         run |= as_trials(*what)
         run["deterministic"] = ours(*what, deterministic=True)
-        os.environ.pop("CUBLAS_WORKSPACE_CONFIG", None)
     as_torch_comes()
     keep_freed_memory(False)  # the report left the allocator alone
     for count in workers:
@@ -443,7 +441,7 @@ def main(
     if trial:
         one_of_a_pair(trial, batches[0], steps)
         return
-    device = torch.device(device_name)
+    device = pick_device(device_name, deterministic=device_name == "cuda")  # for that one rival
     steps, batches = steps or STEPS[device.type], batches or BATCHES[device.type]
     workers, net = workers or workers_on(device), build(CLASSES, 0)
     flop = flop_per_image(net)

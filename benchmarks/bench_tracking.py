@@ -146,10 +146,11 @@ def ratios_of(meter: Meter) -> dict[str, list[float]]:
     """More is better: the share of an epoch that is left, what batching saves, calls saved."""
     seconds = meter.seconds
     ratios = {}
-    for place in ("sqlite", "server"):
+    for place in ("sqlite", "server", *MODES):
         ratios[f"of_an_epoch_of_2_s, {place}"] = [
             EPOCH_SECONDS / (EPOCH_SECONDS + cost) for cost in seconds[f"epoch: {place}"]
         ]
+    for place in ("sqlite", "server"):
         ratios[f"one_by_one_over_batched, {place}"] = [
             single / batched for single, batched in zip(
                 seconds[f"epoch: {place}, one by one"], seconds[f"epoch: {place}"], strict=True

@@ -45,6 +45,7 @@ class Benchmark:
 
 BENCHMARKS = {
     "bench_step": Benchmark("--rounds 5", "--rounds 3 --batch 32", ("cpu", "cuda")),
+    "bench_layers": Benchmark("--rounds 5", "--rounds 3 --batch 32", ("cpu", "cuda")),
     "bench_data": Benchmark("--rounds 5", "--rounds 3"),
     "bench_tracking": Benchmark("--epochs 20 --trials 10", "--epochs 10 --trials 3 --pictures 64"),
     "bench_start": Benchmark("--rounds 5", "--rounds 3"),
@@ -58,7 +59,7 @@ BENCHMARKS = {
         "--report-lr 0.001 --strong-lr 0.001", None, ("cpu", "cuda"),
     ),
     "bench_scale": Benchmark(
-        "--pictures 10000 --pictures 100000 --pictures 1000000 "
+        "--rounds 3 --pictures 10000 --pictures 100000 --pictures 1000000 "
         "--trials 20 --trials 100 --trials 500"
     ),
 }

@@ -22,6 +22,7 @@ from alexnet_mlflow.config import BabysitConfig
 from alexnet_mlflow.stages import StageResult
 from tests.narrow import HIDDEN
 
+os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # asked once, at the first product
 EACH = 32  # pictures a class
 LONG = {  # files of more than a minute and few tests (measured, two cores)
     "test_kills.py", "test_soak.py",

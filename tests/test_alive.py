@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -39,6 +41,73 @@ def test_a_killed_process_is_gone() -> None:
     worker = json.loads(done.stdout)
     assert Path(worker["lock"]).exists() and gone(worker)
     assert not Path(worker["lock"]).exists(), "its lock is cleared away"
+
+
+def test_the_folder_may_be_a_link_to_another_disk(tmp_path: Path) -> None:
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "checkpoints").symlink_to(tmp_path / "disk")
+    with living() as worker:
+        assert not gone(worker)
+    assert gone(worker)
+
+
+LOCK = "0123456789abcdef" * 2 + ".lock"
+
+
+def planted(path: Path) -> Mapping[str, str]:
+    """A record of this machine that names this file, as somebody else may write one."""
+    status = path.parent.stat()
+    return {
+        "host": socket.gethostname(), "lock": str(path),
+        "folder": f"{status.st_dev}:{status.st_ino}",
+    }
+
+
+@pytest.mark.parametrize(
+    "place",
+    ["precious.db", f"data/{LOCK}", f"workers/{LOCK}", "checkpoints/workers/precious.db",
+     f"checkpoints/workers/{LOCK}.db", f"checkpoints/workers/x{LOCK}"],
+)
+def test_no_record_makes_it_delete_anything_but_a_lock(place: str, tmp_path: Path) -> None:
+    path = tmp_path / place
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("precious")
+    assert not gone(planted(path)) and path.read_text() == "precious"
+
+
+def test_a_lock_is_named_by_its_whole_path(tmp_path: Path) -> None:
+    path = tmp_path / "checkpoints" / "workers" / LOCK
+    path.parent.mkdir(parents=True)
+    path.touch()
+    relative = path.relative_to(tmp_path)
+    assert not gone({**planted(path), "lock": str(relative)}) and path.exists()
+    assert gone(planted(path)) and not path.exists()
+
+
+@pytest.mark.parametrize("kind", ["folder", "link"])
+def test_a_lock_that_is_no_file_is_left_alone(kind: str, tmp_path: Path) -> None:
+    path = tmp_path / "checkpoints" / "workers" / LOCK
+    path.mkdir(parents=True)
+    assert not gone(planted(tmp_path)), "a folder anywhere"
+    if kind == "link":
+        path.rmdir()
+        (tmp_path / "precious.db").touch()
+        path.symlink_to(tmp_path / "precious.db")
+    assert not gone(planted(path)) and os.path.lexists(path)
+
+
+@pytest.mark.parametrize("value", [None, 5, 1.5, [], {}, "", "x" * 5000, "\0", "\ud800"])
+def test_nothing_is_known_of_a_record_of_another_shape(value: object, tmp_path: Path) -> None:
+    path = tmp_path / "checkpoints" / "workers" / LOCK
+    path.parent.mkdir(parents=True)
+    path.touch()
+    known = planted(path)
+    assert not gone(value)
+    for name in known:
+        assert not gone({**known, name: value})
+        assert not gone({other: text for other, text in known.items() if other != name})
+    assert not gone({**known, "lock": f"/{value}/checkpoints/workers/{LOCK}"})
+    assert path.exists()
 
 
 needs_proc = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="there is no /proc")

@@ -48,10 +48,19 @@ ONLY_IN = {
 }
 QUIET = {"matplotlib"}  # ... and these others too, for annotations: `if TYPE_CHECKING:`
 SEALED = {"load_test", "load_whole"}  # they give test pictures
+# By their own names, however they are imported. `torch.load` with weights_only=True is let through.
 FORBIDDEN = {
-    "os.system", "os.popen", "yaml.load", "marshal.loads", "marshal.load", "shelve.open",
-    "joblib.load", "torch.jit.load", "subprocess.getoutput", "subprocess.getstatusoutput",
+    "eval", "exec", "os.system", "os.popen", "subprocess.getoutput", "subprocess.getstatusoutput",
+    "asyncio.create_subprocess_shell", "shutil.unpack_archive", "yaml.load", "yaml.load_all",
+    "torch.load", "torch.serialization.load", "torch.jit.load", "pandas.read_pickle",
+    "shelve.open", *(
+        f"{library}.{name}"
+        for library in ("pickle", "_pickle", "dill", "cloudpickle", "joblib", "marshal")
+        for name in ("load", "loads", "Unpickler")
+    ),
 }
+FORBIDDEN_METHODS = {"extractall", "unsafe_load", "full_load", "read_pickle"}  # of anything
+ALWAYS = {"shell": False, "allow_pickle": False, "weights_only": True}  # literally, or not at all
 LOAD_TEST_IN = {"data", "stages.evaluate"}  # where it is defined, and the one who may look
 RESTRICTED_UNPICKLER = ("data.cifar10", "_Unpickler")  # its find_class refuses all but arrays
 PACKAGES = {"data", "checks", "sync", "health"}  # their modules may know one another
@@ -217,38 +226,73 @@ def docstring(module: Module) -> Iterator[str]:
 
 def danger(module: Module) -> Iterator[str]:
     """No pickle that could run code, no unpacking of archives, no shell, no eval."""
-    restricted = {
-        id(base)
-        for node in module.nodes
-        if isinstance(node, ast.ClassDef) and (module.name, node.name) == RESTRICTED_UNPICKLER
-        for base in node.bases
-    }
+    known = imported_names(module)
+    careful = set(careful_nodes(module, known))
     for node in module.nodes:
-        if isinstance(node, ast.Attribute):
-            text = ast.unparse(node)
-            if text.startswith("pickle.") and node.attr in ("load", "loads", "Unpickler"):
-                if id(node) not in restricted:
-                    yield f"{module.name}:{node.lineno} {text}"
-            if node.attr in ("extractall", "unsafe_load", "full_load") or text in FORBIDDEN:
-                yield f"{module.name}:{node.lineno} {text}"
-        elif isinstance(node, ast.ImportFrom) and node.module in ("pickle", "os"):
+        if isinstance(node, ast.Name | ast.Attribute) and id(node) not in careful:
+            method = isinstance(node, ast.Attribute) and node.attr in FORBIDDEN_METHODS
+            if method or FORBIDDEN & full_names(node, known):
+                yield f"{module.name}:{node.lineno} {ast.unparse(node)}"
+        elif isinstance(node, ast.ImportFrom):
+            source = source_of(module, node)
             for alias in node.names:
-                if alias.name in ("load", "loads", "Unpickler", "system", "popen", "*"):
-                    yield f"{module.name}:{node.lineno} imports {alias.name}"
-        elif isinstance(node, ast.Call):
-            yield from dangerous_call(module, node)
+                everything = alias.name == "*" and any(
+                    name.rpartition(".")[0] == source for name in FORBIDDEN
+                )
+                if everything or f"{source}.{alias.name}" in FORBIDDEN:
+                    yield f"{module.name}:{node.lineno} imports {source}.{alias.name}"
+        for name, value in settings_of(node):
+            if name in ALWAYS and not literally(value, ALWAYS[name]):
+                yield f"{module.name}:{value.lineno} {name}={ast.unparse(value)}"
 
 
-def dangerous_call(module: Module, node: ast.Call) -> Iterator[str]:
-    function = ast.unparse(node.func)
-    settings = {item.arg: ast.unparse(item.value) for item in node.keywords}
-    if function in ("eval", "exec"):
-        yield f"{module.name}:{node.lineno} {function}"
-    if function == "torch.load" and settings.get("weights_only") != "True":
-        yield f"{module.name}:{node.lineno} torch.load without weights_only=True"
-    for name, wrong in (("shell", "True"), ("weights_only", "False"), ("allow_pickle", "True")):
-        if settings.get(name) == wrong:
-            yield f"{module.name}:{node.lineno} {name}={wrong}"
+def imported_names(module: Module) -> dict[str, set[str]]:
+    """What each name that an import binds may stand for: `p` for `pickle`."""
+    known: dict[str, set[str]] = {}
+    for node in module.nodes:
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                if alias.asname:
+                    known.setdefault(alias.asname, set()).add(alias.name)
+        elif isinstance(node, ast.ImportFrom):
+            for alias in node.names:
+                full = f"{source_of(module, node)}.{alias.name}"
+                known.setdefault(alias.asname or alias.name, set()).add(full)
+    return known
+
+
+def full_names(node: ast.expr, known: dict[str, set[str]]) -> set[str]:
+    """What `p.loads` may stand for."""
+    first, dot, rest = ast.unparse(node).partition(".")
+    return {f"{full}{dot}{rest}" for full in known.get(first, {first})}
+
+
+def careful_nodes(module: Module, known: dict[str, set[str]]) -> Iterator[int]:
+    """The two forbidden names that are let through, where they stand as they should."""
+    for node in module.nodes:
+        if isinstance(node, ast.ClassDef) and (module.name, node.name) == RESTRICTED_UNPICKLER:
+            yield from map(id, node.bases)
+        elif isinstance(node, ast.Call) and full_names(node.func, known) == {"torch.load"}:
+            if any(item.arg == "weights_only" and literally(item.value, True)
+                   for item in node.keywords):
+                yield id(node.func)
+
+
+def settings_of(node: ast.AST) -> Iterator[tuple[object, ast.expr]]:
+    """What a call's keywords set, or the keys of a dictionary, which may become keywords."""
+    if isinstance(node, ast.Call):
+        yield from ((item.arg, item.value) for item in node.keywords)
+    elif isinstance(node, ast.Dict):
+        for key, value in zip(node.keys, node.values, strict=True):
+            yield getattr(key, "value", None), value
+    elif isinstance(node, ast.Assign):
+        for target in node.targets:
+            if isinstance(target, ast.Subscript):
+                yield getattr(target.slice, "value", None), node.value
+
+
+def literally(value: ast.expr, wanted: bool) -> bool:
+    return isinstance(value, ast.Constant) and value.value is wanted
 
 
 def twin(module: Module) -> Iterator[str]:
@@ -396,6 +440,32 @@ VIOLATIONS: list[tuple[Rule, str, str]] = [
     (danger, "sync.files", "yaml.unsafe_load(text)"),
     (danger, "track", "torch.jit.load(path)"),
     (danger, "cli", "os.system(text)"),
+    (danger, "cli", "from os import *"),
+    (danger, "cli", "list(map(eval, texts))"),
+    (danger, "data.fetch", "shutil.unpack_archive(archive, folder)"),
+    (danger, "data.fetch", "from shutil import unpack_archive"),
+    (danger, "findings", "import pandas as pd\npd.read_pickle(path)"),
+    (danger, "findings", "from pandas import read_pickle"),
+    (danger, "findings", "frames.read_pickle(path)"),
+    (danger, "checkpoint", "from torch import load\nload(path)"),
+    (danger, "checkpoint", "from torch import load"),
+    (danger, "checkpoint", "import torch as t\nt.load(path)"),
+    (danger, "checkpoint", "read = torch.load\nread(path)"),
+    (danger, "models", "another.load(path, weights_only=0)"),
+    (danger, "track", "import torch.jit as jit\njit.load(path)"),
+    (danger, "track", "from torch import jit\njit.load(path)"),
+    (danger, "track", "import cloudpickle\ncloudpickle.loads(raw)"),
+    (danger, "data.cifar10", "import pickle as p\np.loads(raw)"),
+    (danger, "data.cifar10", "import pickle as p\nclass Another(p.Unpickler): pass"),
+    (danger, "data.cifar10", "import _pickle\n_pickle.loads(raw)"),
+    (danger, "data.cache", "np.load(path, allow_pickle=1)"),
+    (danger, "data.cache", "np.load(path, allow_pickle=trusted)"),
+    (danger, "data.cache", "np.load(path, **{'allow_pickle': True})"),
+    (danger, "stages", "subprocess.run(command, shell=1)"),
+    (danger, "stages", "subprocess.run(command, shell=not False)"),
+    (danger, "stages", "subprocess.run(command, **{'shell': True})"),
+    (danger, "stages", "options = {'text': True, 'shell': True}\nrun(command, **options)"),
+    (danger, "stages", "options['shell'] = True\nrun(command, **options)"),
     (twin, "data.nothing", ""),
 ]
 
@@ -424,6 +494,9 @@ ALLOWED: list[tuple[Rule, str, str]] = [
     (danger, "data.cifar10", "class _Unpickler(pickle.Unpickler): pass"),
     (danger, "score", "model.eval()"),
     (danger, "checkpoint", "torch.load(path, weights_only=True)"),
+    (danger, "stages", "subprocess.run(command, shell=False, **{'text': True, **more})"),
+    (danger, "data.cache", "np.load(path, allow_pickle=False)\nnp.savez(path, **facts)"),
+    (danger, "data", "from alexnet_mlflow.data.split import load\nload(config)"),
     (twin, "data.cache", ""),
 ]
 

@@ -15,12 +15,14 @@ from typing import Any
 import pytest
 import torch
 
-from alexnet_mlflow import graph, train
+from alexnet_mlflow import train
 from alexnet_mlflow.device import compute_in
+from alexnet_mlflow.graph import Captured
 from alexnet_mlflow.model import build
-from benchmarks import bench_step
+from benchmarks import bench_step, bench_tracking
 from benchmarks.record import FIELDS, RECORDS, kept, read, spread
 from benchmarks.run import BENCHMARKS
+from tests.flaky import MODES
 
 ROOT = Path(__file__).resolve().parent.parent
 FOLDER = ROOT / "benchmarks"
@@ -49,8 +51,11 @@ TINY = {
         "--dataset=digits --limit=60 --epochs=1 --seeds=1 --batch-size=30",
         {"recipe", "seed", "best_val_accuracy"},
     ),
-    "bench_scale": ("--pictures=300 --steps=1 --trials=2", {"of", "count", "peak_mib",
-                                                             "open_files"}),
+    "bench_layers": ("--rounds=1 --batch=2 --calls=1", {"batch", "ms"}),
+    "bench_scale": (
+        "--rounds=1 --pictures=200 --pictures=300 --steps=1 --trials=2",
+        {"of", "count", "peak_mib", "open_files"},
+    ),
 }
 RUNS = [1.50, 1.60, 1.55]
 
@@ -99,9 +104,11 @@ LONG = pytest.mark.skipif(
 )
 
 
+SHORT = ("bench_data", "bench_recipe", "bench_layers")
+
+
 @pytest.mark.parametrize(
-    "name", [name if name in ("bench_data", "bench_recipe") else pytest.param(name, marks=LONG)
-             for name in TINY],
+    "name", [name if name in SHORT else pytest.param(name, marks=LONG) for name in TINY]
 )
 def test_it_prints_a_table_and_a_record(name: str) -> None:
     options, fields = TINY[name]
@@ -114,7 +121,7 @@ def test_it_prints_a_table_and_a_record(name: str) -> None:
     assert len(record["commit"].removesuffix("+changes")) == 40
     assert record["hardware"]["threads"] == 1
     assert fields <= set().union(*(row.keys() for row in record["runs"]))
-    assert record["ratios"] or name == "bench_scale", "of one number nothing is said"
+    assert record["ratios"]
 
 
 @LONG
@@ -154,9 +161,9 @@ def test_what_is_measured_on_cuda_alone_runs_on_a_cpu(monkeypatch: pytest.Monkey
     monkeypatch.setattr(bench_step, "FEW", 2)
     found = bench_step.as_trials("sgd", 4, CPU, 2)
     assert found.keys() == {"as_trial", "trials_alone", "trials_shared"}
-    before = graph.WARM_UP
+    before = Captured.__call__
     assert min(*found.values(), bench_step.eagerly("adam", 4, CPU, 2)) > 0
-    assert before == graph.WARM_UP < sys.maxsize
+    assert Captured.__call__ is before
 
 
 def test_the_rivals_put_back_what_they_change(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -195,7 +202,7 @@ def test_the_ratios_of_a_round_on_cuda() -> None:
     [found] = [bench_step.ratios_of([rates], flop=2e9, gbytes=30.0)]
     assert {name: pytest.approx(values) for name, values in found.items()} == {
         "of_sgemm": [0.4], "of_copy_bandwidth": [0.75], "of_fixed_batch": [0.8],
-        "over_report_best_workers": [10.0], "over_report_no_workers": [50.0],
+        "over_report_best_of_0_8_workers": [10.0], "over_report_no_workers": [50.0],
         "trials_shared_over_alone": [3.0], "fit_over_fp32": [2.0], "fit_over_tf32": [1.25],
         "fit_over_deterministic": [100 / 90], "fit_over_eager": [2.5],
         "fit_over_as_trial": [100 / 110],
@@ -208,6 +215,20 @@ def test_the_least_that_a_step_moves_is_counted_in_passes_over_the_weights() -> 
     for optimizer, numbers in (("sgd", 1), ("adam", 2)):
         least = bench_step.least_gbytes(optimizer, build(bench_step.CLASSES, 0))
         assert least == pytest.approx((2 + 2 + 2 + 2 * numbers) * 4 * 23_272_266 / 1e9)
+
+
+def test_an_epochs_share_is_told_of_every_store_that_is_away(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(bench_tracking.requests.Session, "send", None)  # the meter's, put back
+    meter = bench_tracking.Meter()
+    for number, place in enumerate(("sqlite", "server", *MODES), 1):
+        for name in (place, f"{place}, one by one"):
+            meter.seconds[f"epoch: {name}"] = [1.0, 2.0 * number]
+    found = bench_tracking.ratios_of(meter)
+    assert {mode: found[f"of_an_epoch_of_2_s, {mode}"] for mode in MODES} == {
+        mode: [2 / 3, 1 / (1 + number)] for number, mode in enumerate(MODES, 3)
+    }
 
 
 def test_a_copy_has_a_rate() -> None:

@@ -205,6 +205,40 @@ def test_the_newest_comes_first(tmp_path: Path) -> None:
     assert checkpoint.newest(tmp_path) == ["aa", "cc", "bb"]
 
 
+def test_a_copy_that_was_set_aside_is_no_runs(tmp_path: Path) -> None:
+    for name in ("abc", "abc.bak", "abc copy"):
+        checkpoint.save(tmp_path / name / checkpoint.FILE, {})
+    assert checkpoint.newest(tmp_path) == ["abc"]
+
+
+ROW = {"epoch": 1, "loss": 0.5}
+
+
+@pytest.mark.parametrize(
+    ("changed", "told"),
+    [
+        ({}, ""),
+        ({"training": None}, ""),
+        ({"history": []}, ""),
+        ({"training": 5}, "no state"),
+        ({"history": 5}, "no list"),
+        ({"history": None}, "no list"),
+        ({"history": [5]}, "epoch 1 of its history has other figures"),
+        ({"history": [ROW, {"epoch": 2}]}, "epoch 2 of its history has other figures"),
+        ({"history": [{**ROW, "more": 1}]}, "other figures"),
+        ({"history": [{**ROW, "loss": "0.5"}]}, "no numbers"),
+        ({"history": [{**ROW, "loss": torch.ones(2)}]}, "no numbers"),
+        ({"history": [{**ROW, "epoch": True}]}, "no numbers"),
+        ({"history": [ROW, ROW]}, "epoch 2 of its history is another"),
+        ({"history": [{**ROW, "epoch": 1.0}]}, "epoch 1 of its history is another"),
+        ({"history": [{**ROW, "epoch": 2}]}, "epoch 1 of its history is another"),
+    ],
+)
+def test_what_another_version_has_written(changed: State, told: str) -> None:
+    found = checkpoint.oddity({"training": {}, "history": [ROW], **changed}, {"loss"})
+    assert found == told if not told else told in found
+
+
 def test_one_at_a_time_has_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     with checkpoint.claimed("a1"), checkpoint.claimed("b2"), checkpoint.claimed(None):

@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import signal
+import statistics
 import subprocess
 import sys
 import threading
@@ -36,6 +37,7 @@ from tests.tracking_server import serving
 pytestmark = pytest.mark.usefixtures("narrow")
 
 EPOCHS = 4
+WAIT_SECONDS = 0.02  # for the disk alone; it is 1 ms (bench_tracking)
 
 
 @pytest.fixture(scope="module")
@@ -119,16 +121,22 @@ def test_what_is_sent_twice_stands_there_once(
     assert what_stands(client, made[0].run_id) == once
 
 
-def trained(run: Tracker, proxy: Flaky, mode: str) -> None:
-    """Something of everything, while the store goes and comes back."""
+def trained(run: Tracker, proxy: Flaky, mode: str) -> float:
+    """Something of everything, while the store goes and comes back. Seconds for which training
+    waits, an epoch, while it is away: the median.
+    """
     run.params({"lr": 0.1})
     proxy.goes(mode)
+    waited = []
     for epoch in range(1, EPOCHS + 1):
+        began = time.perf_counter()
         run.metrics({"loss": 1 / epoch, "accuracy": 1 - 1 / epoch}, epoch)
+        waited.append(time.perf_counter() - began)
         run.tags({"epoch": epoch})
         run.text(f"epoch {epoch}", "notes/last.txt")
     proxy.wait_for(2, 30)
     proxy.goes("well")
+    return statistics.median_low(waited)  # two of four may have met a slow disk
 
 
 def complete(run_id: str, status: str = "FINISHED") -> None:
@@ -150,7 +158,8 @@ def test_a_store_that_goes_away_and_comes_back_has_everything_once(
     mode: str, proxy: Flaky, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with connect().child("x", {"stage": "final"}) as run:
-        trained(run, proxy, mode)
+        waited = trained(run, proxy, mode)
+    assert waited < WAIT_SECONDS, "training has waited for the store"
     complete(str(run.run_id))
     told = capsys.readouterr().err.splitlines()
     assert [" does not answer (" in line for line in told] == [True, False]

@@ -65,9 +65,12 @@ def test_tf32_multiplies_unless_it_is_to_be_exact() -> None:
 
 @pytest.mark.usefixtures("switches")
 def test_deterministic_asks_torch_and_cublas_and_can_be_taken_back() -> None:
+    pick_device("cpu")
+    assert "CUBLAS_WORKSPACE_CONFIG" not in os.environ
+    pick_device("cpu", deterministic=True)  # before anything is multiplied
+    assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
     compute_in("fp32", deterministic=True)
     assert torch.are_deterministic_algorithms_enabled()
-    assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
     compute_in("fp32", deterministic=False)
     assert not torch.are_deterministic_algorithms_enabled()
 

@@ -2,7 +2,7 @@
 
 An epoch is one batch here, so that `train_loss` is the loss of that step and `val_loss` that of the
 weights after it. The kernels differ with the CPU: floats are compared exactly where torch computes
-as it did on the machine that recorded them, else within TOLERANCE.
+as it did on the machine that recorded them, else within what other kernels were seen to change.
 
 After a change that is meant to change them: python -m tests.test_golden > tests/golden.json
 """
@@ -10,7 +10,9 @@ After a change that is meant to change them: python -m tests.test_golden > tests
 from __future__ import annotations
 
 import json
+import os
 import platform
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -29,7 +31,12 @@ from alexnet_mlflow.train import fit
 RECORD = Path(__file__).with_name("golden.json")
 PICTURES, CLASSES, STEPS = 16, 4, 20
 RATES = {"sgd": 0.05, "adam": 1e-3}
-TOLERANCE = 1e-4  # nats; the losses are near ln 4 = 1.386
+# Nats, of losses near ln 4 = 1.386. AVX512, and kernels for other CPUs on the same one, changed
+# three steps by 1e-5 at most; then what is rounded grows, with SGD to 6e-5, with Adam to 7e-2.
+FIRST, FIRST_TOLERANCE, TOLERANCE = 3, 5e-5, {"sgd": 1e-3, "adam": 0.3}
+OTHER_KERNELS = {
+    "ATEN_CPU_CAPABILITY": "default", "ONEDNN_MAX_CPU_ISA": "SSE41", "MKL_CBWR": "COMPATIBLE",
+}
 
 
 def split(name: str, seed: int) -> Split:
@@ -63,6 +70,7 @@ def taken() -> dict[str, Any]:
     return {
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
         "machine": platform.machine(),
+        "vendor": vendor(),  # whose kernels MKL and oneDNN choose
         "torch": torch.__version__,
         "losses": {
             f"{recipe} {optimizer}": losses(recipe, optimizer)
@@ -71,12 +79,21 @@ def taken() -> dict[str, Any]:
     }
 
 
-@pytest.fixture(scope="module")
-def found() -> dict[str, Any]:
+def vendor() -> str:
+    """Who made the CPU, where the kernel tells it."""
+    try:
+        told = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return ""
+    found = re.search(r"^vendor_id\s*:\s*(.+)$", told, re.MULTILINE)
+    return found[1] if found else ""
+
+
+def found(**environment: str) -> dict[str, Any]:
     """Taken in a process of its own, with one thread and no other test's state."""
     done = subprocess.run(
         [sys.executable, "-m", "tests.test_golden"], capture_output=True, text=True, check=True,
-        cwd=RECORD.parents[1],
+        cwd=RECORD.parents[1], env={**os.environ, **environment},
     )
     return dict(json.loads(done.stdout))
 
@@ -86,22 +103,34 @@ def recorded() -> dict[str, Any]:
     return dict(json.loads(RECORD.read_text(encoding="utf-8")))
 
 
-def test_the_losses_are_those_on_record(found: dict[str, Any], recorded: dict[str, Any]) -> None:
-    alike = all(found[name] == recorded[name] for name in ("cpu_capability", "machine", "torch"))
-    assert found["losses"].keys() == recorded["losses"].keys()
-    for name, expected in recorded["losses"].items():
-        if alike:
-            assert found["losses"][name] == expected, name
-        else:
-            np.testing.assert_allclose(found["losses"][name], expected, atol=TOLERANCE, rtol=0)
+def near(losses: dict[str, Any], recorded: dict[str, Any]) -> None:
+    """Fails where other kernels do not explain the difference."""
+    assert losses.keys() == recorded.keys()
+    for name, expected in recorded.items():
+        away = np.abs(np.subtract(losses[name], expected)).max(axis=1)
+        assert away[:FIRST].max() < FIRST_TOLERANCE, name
+        assert away.max() < TOLERANCE[name.split()[1]], name
+
+
+def test_the_losses_are_those_on_record(recorded: dict[str, Any]) -> None:
+    now = found()
+    near(now["losses"], recorded["losses"])
+    if all(now[name] == recorded[name] for name in recorded if name != "losses"):
+        assert now["losses"] == recorded["losses"]
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="the switches are x86's")
+def test_other_kernels_stay_near(recorded: dict[str, Any]) -> None:
+    other = found(**OTHER_KERNELS)
+    assert other["losses"] != recorded["losses"], "they are the same: the switches do nothing"
+    near(other["losses"], recorded["losses"])
 
 
 def test_the_record_tells_recipes_and_optimizers_apart(recorded: dict[str, Any]) -> None:
-    last = [taken[-1] for taken in recorded["losses"].values()]
-    assert len(last) == len(NAMES) * len(OPTIMIZERS)
-    for place, one in enumerate(last):
-        others = last[:place]
-        assert all(abs(one[0] - other[0]) > 10 * TOLERANCE for other in others)
+    first = [np.array(taken[:FIRST]) for taken in recorded["losses"].values()]
+    assert len(first) == len(NAMES) * len(OPTIMIZERS)
+    for place, one in enumerate(first):
+        assert all(np.abs(one - other).max() > 10 * FIRST_TOLERANCE for other in first[:place])
 
 
 if __name__ == "__main__":

@@ -87,6 +87,61 @@ def test_what_is_quoted_or_bare_would_run_or_smuggle() -> None:
     assert shlex.split(bare.compute_command({"a": "--option"}, None))[1] == "--option"
 
 
+@pytest.fixture
+def by_runner(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As `mlflow run` starts the program; the run it names is never looked for."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MLFLOW_RUN_ID", "a" * 32)
+
+
+def words_of(project: str, point: str, extra: dict[str, str]) -> list[str]:
+    """What the program is given of MLflow's command, from the stage on."""
+    made = entry(project, point)
+    words = shlex.split(made.compute_command({"dataset": "nothing", **extra}, None))
+    return words[words.index("alexnet_mlflow") + 1:] if project == "MLproject" else words
+
+
+@pytest.mark.parametrize(("project", "point"), POINTS)
+def test_what_mlproject_gives_passes(
+    store: Path, by_runner: None, capsys: pytest.CaptureFixture[str], project: str, point: str
+) -> None:
+    """As far as the data set, which is none; empty values are among the words."""
+    told = one_sentence(words_of(project, point, {}), capsys)
+    assert "No such option" not in told
+    assert "neither a name nor a path" in told or "--dataset=nothing" in told
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("skip-corrupt", "--force"), ("skip-corrupt", "--storage=sqlite:///planted.db"),
+     ("dry-run", "--run=abc"), ("help", "1"), ("help", "--help"), ("nonsense", "1"),
+     ("nonsense", "--force"), ("", "--force"), ("-", "x"), ("x" * 5000, "1"), ("dry-run", ""),
+     ("more=true", "--force"), ("more=true", "-x=1"), ("dataset=faces", "--more=1"),
+     ("skip_corrupt=true", "--skip-corrupt=true"), ("-help", "1")],
+    ids=lambda text: ascii(text[:30]),
+)
+@pytest.mark.parametrize(("project", "point"), POINTS)
+def test_an_undeclared_parameter_is_no_option(
+    by_runner: None, capsys: pytest.CaptureFixture[str], project: str, point: str, name: str,
+    value: str,
+) -> None:
+    """MLflow appends it in two words, and click takes none that begins with - as a value."""
+    told = one_sentence(words_of(project, point, {name: value}), capsys)
+    assert "No such option '-" in told or "is given twice" in told
+    assert ("-P name=value" in told or "give it once" in told) and len(told) < 400
+
+
+def test_by_hand_an_option_needs_no_value(
+    store: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ["search", "--skip-corrupt", "--force", "--dataset=nothing"]
+    assert "neither a name nor a path" in one_sentence(words, capsys)
+    monkeypatch.setenv("MLFLOW_RUN_ID", "a" * 32)
+    assert "No such option '--skip-corrupt'" in one_sentence(words, capsys)
+    assert main(["search", "--help"]) == 2 and capsys.readouterr().out == ""
+    assert main(["doctor", "--help"]) == 0, "it is nothing that `mlflow run` starts"
+
+
 # Numbers
 
 CONFIGS: dict[tuple[str, ...], type[Any]] = {

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import math
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -20,6 +21,7 @@ from alexnet_mlflow.config import (
     resolve,
 )
 from alexnet_mlflow.data import Splits, load, stratified_part
+from alexnet_mlflow.graph import WARM_UP, Captured
 
 CPU = torch.device("cpu")
 
@@ -95,6 +97,22 @@ def test_the_penalty_is_what_weight_decay_means(faces: Splits) -> None:
         _, check = probes.first_step(settled(optimizer=optimizer), faces, CPU)
         assert check.expected == pytest.approx(0.5e-3 * squares, rel=1e-5)
         assert check.measured == pytest.approx(check.expected, rel=1e-2)
+
+
+@pytest.mark.parametrize("batch_size", [4, 32])
+def test_no_step_that_is_looked_into_would_be_captured(
+    faces: Splits, monkeypatch: pytest.MonkeyPatch, batch_size: int
+) -> None:
+    """On CUDA: a hook that reads what passes ends a capture, and a replay calls no hook."""
+    calls = []
+
+    def counted(captured: Captured, work: Callable[[], None]) -> None:
+        calls.append(captured)
+        work()
+
+    monkeypatch.setattr(Captured, "__call__", counted)
+    [found] = probes.seen_input(settled(batch_size=batch_size), faces, CPU)
+    assert found.verdict == "pass" and 0 < len(calls) <= WARM_UP
 
 
 def test_updates_are_those_of_the_rate(faces: Splits) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -18,7 +20,7 @@ from alexnet_mlflow.model import AlexNet, build
 from alexnet_mlflow.options import BadInput
 from alexnet_mlflow.resume import Progress, as_interrupted, checkpointed, progress_of, to_resume
 from alexnet_mlflow.runs import PROCESS, FoundRun, NullTracker
-from alexnet_mlflow.train import EpochResult, fit
+from alexnet_mlflow.train import EPOCH_METRICS, EpochResult, State, fit
 from tests.shared_batches import pictures
 
 pytestmark = pytest.mark.usefixtures("narrow")
@@ -162,6 +164,76 @@ def test_a_checkpoint_of_something_else_is_refused(state: dict[str, object]) -> 
     checkpoint.save(checkpoint.path_of("a1"), state)
     with pytest.raises(BadInput, match="another stage"):
         to_resume(_resuming("a1"), Knows("a1"), DATA)
+
+
+@functools.cache
+def left() -> State:
+    """A whole checkpoint, trained once."""
+    interrupted("a1")
+    return checkpoint.load(checkpoint.path_of("a1"))
+
+
+ROW: dict[str, object] = {"epoch": 1, **dict.fromkeys(EPOCH_METRICS, 0.5)}
+
+
+@pytest.mark.parametrize(
+    ("part", "value", "told"),
+    [
+        ("config", {"colour": "red"}, "a str as 'colour'"),
+        ("config", {5: "red"}, "a str as '5'"),
+        ("config", {"lr": "fast"}, "a str as 'lr'"),
+        ("config", {"epochs": 3.5}, "a float as 'epochs'"),
+        ("config", {"seed": True}, "a bool as 'seed'"),
+        ("config", {"seed": torch.ones(2)}, "a Tensor as 'seed'"),
+        ("config", {"dataset": None}, "a NoneType as 'dataset'"),
+        ("config", {"lr": -1.0}, "its config: --lr must be above 0 and finite, got -1.0"),
+        ("history", 5, "its history is no list"),
+        ("history", [ROW, ROW], "epoch 2 of its history is another"),
+        ("history", [], "not at the end"),
+        ("history", [ROW], "not at the end"),
+        ("training", None, "not at the end"),
+        ("training", 5, "no state"),
+        ("training", {"epoch": 2}, "lacks a part"),
+        ("training", {**dict.fromkeys(resume.TRAINING), "epoch": torch.ones(2)}, "not at the end"),
+        ("best_epoch", 3, "its best epoch"),
+        ("best_epoch", 0, "its best epoch"),
+        ("best_epoch", None, "its best epoch"),
+        ("best_weights", 5, "its best weights"),
+        ("processes", "one", "its processes"),
+        ("processes", torch.ones(2), "its processes"),
+    ],
+)
+def test_a_checkpoint_of_another_version_is_refused(
+    part: str, value: object, told: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Sealed and whole; `last` looks further."""
+    state = left()
+    checkpoint.save(checkpoint.path_of("a1"), state)
+    changed = {**state[part], **value} if part == "config" and isinstance(value, dict) else value
+    checkpoint.save(checkpoint.path_of("b2"), {**state, part: changed})
+    asked = _resuming("b2", lr=None, weight_decay=None)
+    with pytest.raises(BadInput, match="was written by another version") as refusal:
+        to_resume(asked, Knows("a1", "b2"), DATA)
+    assert told in str(refusal.value) and "give --resume another id" in str(refusal.value)
+    assert checkpoint.newest()[0] == "b2" and not caplog.text
+    assert to_resume(_resuming("last"), Knows("a1", "b2"), DATA)[1] == "a1"
+    assert told in caplog.text and "it is passed over" in caplog.text
+
+
+def test_last_passes_over_what_cannot_be_read(caplog: pytest.LogCaptureFixture) -> None:
+    """And over a copy that somebody has set aside, of which there is nothing to say."""
+    interrupted("a1")
+    shutil.copytree("checkpoints/a1", "checkpoints/a1.bak")
+    assert to_resume(_resuming("last"), Knows("a1"), DATA)[1] == "a1" and not caplog.text
+    interrupted("b2")
+    for file in Path("checkpoints/b2").iterdir():
+        file.write_bytes(b"damaged")
+    assert to_resume(_resuming("last"), Knows("a1", "b2"), DATA)[1] == "a1"
+    assert "checkpoints/b2/previous.pt cannot be read" in caplog.text
+    assert "it is passed over" in caplog.text and "start anew" not in caplog.text
+    shutil.rmtree("checkpoints/a1")
+    with pytest.raises(BadInput, match=r"no interrupted .* \(1 of its checkpoints cannot be read"):
+        to_resume(_resuming("last"), Knows("a1", "b2"), DATA)
 
 
 def test_one_that_several_processes_have_trained_is_theirs(

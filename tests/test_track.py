@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
+import errno
 import math
 import os
 import signal
 import socket
+import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import mlflow
 import pytest
 from mlflow import MlflowClient
+from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import BAD_REQUEST
 
 from alexnet_mlflow import signals
 from alexnet_mlflow.config import DataConfig
 from alexnet_mlflow.data import load
+from alexnet_mlflow.journal import Journal
 from alexnet_mlflow.options import BadInput
 from alexnet_mlflow.reach import without_password
+from alexnet_mlflow.runs import PROCESS
 from alexnet_mlflow.track import connect, logged
 from alexnet_mlflow.train import EpochResult
 
@@ -258,18 +265,107 @@ def test_a_run_that_is_taken_up_has_each_figure_once(store: Path) -> None:
     assert client.get_run(str(run.run_id)).data.metrics["best"] == 0.8
 
 
+@pytest.fixture
+def listening() -> Iterator[None]:
+    """Signals stop this process as they stop the program."""
+    before = {number: signal.getsignal(number) for number in (*signals.NUMBERS, signal.SIGALRM)}
+    signals.listen()
+    yield
+    signals.listen()
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.usefixtures("listening")
 def test_a_signal_while_a_failed_run_is_closed_leaves_it_closed(
     store: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As torchrun sends one to a process that has just lost another."""
-    before = {number: signal.getsignal(number) for number in (*signals.NUMBERS, signal.SIGALRM)}
-    signals.listen()
-    try:
-        with pytest.raises(SystemExit), connect().child("x", {"stage": "final"}) as run:
-            monkeypatch.setattr(run, "tags", lambda _: signal.raise_signal(signal.SIGTERM))
-            raise ValueError("mine")
-    finally:
-        signals.listen()
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    with pytest.raises(SystemExit), connect().child("x", {"stage": "final"}) as run:
+        monkeypatch.setattr(run, "tags", lambda _: signal.raise_signal(signal.SIGTERM))
+        raise ValueError("mine")
     assert MlflowClient().get_run(str(run.run_id)).info.status == "FAILED"
+
+
+@pytest.mark.usefixtures("listening")
+@pytest.mark.parametrize("call", ["create_run", "update_run", "get_metric_history"])
+def test_a_signal_while_a_run_is_opened_leaves_none_running(
+    store: Path, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    """A new one; one that is taken up, before and after its figures are read."""
+    with connect().child("x", {}) as run:
+        run.metrics({"loss": 1.0}, 1)
+    own = getattr(MlflowClient, call)
+
+    def stopped(client: MlflowClient, *given: object, **named: object) -> object:
+        found = own(client, *given, **named)
+        signal.raise_signal(signal.SIGTERM)
+        return found
+
+    monkeypatch.setattr(MlflowClient, call, stopped)
+    known = None if call == "create_run" else run.run_id
+    with pytest.raises(SystemExit), connect().child("y", {}, known):
+        raise AssertionError("it is not opened")
+    newest = MlflowClient().search_runs(["0"], order_by=["attributes.start_time DESC"])[0]
+    assert newest.info.status == "KILLED" and newest.data.tags["outcome"] == "failed"
+    assert (newest.info.run_id == run.run_id) is (known is not None)
+
+
+def test_a_run_that_is_taken_up_on_a_full_disk_stays_as_it_is(
+    store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(ValueError, match="mine"), connect().child("x", {}) as run:
+        raise ValueError("mine")
+    monkeypatch.setattr(Journal, "add", full)
+    with pytest.raises(OSError, match="No space"), connect().child("x", {}, run.run_id):
+        raise AssertionError("it is not opened")
+    assert MlflowClient().get_run(str(run.run_id)).info.status == "FAILED"
+
+
+def full(*given: object, **named: object) -> None:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def test_a_run_that_a_server_makes_as_late_as_its_end_does_not_stay(
+    store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was asked for twice, since the first answer did not come."""
+    create, asked = MlflowClient.create_run, list[dict[str, str]]()
+
+    def hangs(client: MlflowClient, *given: Any, tags: dict[str, str], **named: Any) -> Run:
+        asked.append(tags)
+        if len(asked) == 1:
+            raise ConnectionError("it hangs")
+        return create(client, *given, tags=tags, **named)
+
+    monkeypatch.setattr(MlflowClient, "create_run", hangs)
+    with connect().child("x", {}) as run:
+        assert run.steps("none") == set()  # all that was logged has arrived
+        late = create(MlflowClient(), "0", tags=asked[0])
+    assert [one.info.run_id for one in MlflowClient().search_runs(["0"])] == [run.run_id]
+    assert late.info.run_id != run.run_id
+
+
+def test_what_waits_for_a_store_is_not_sent_to_a_run_that_another_process_has_taken_up(
+    store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has logged the same epochs meanwhile, at other times."""
+    log, away, client = MlflowClient.log_batch, [True], MlflowClient()
+
+    def goes_away(client: MlflowClient, *given: Any, **named: Any) -> None:
+        if away[0] and named["metrics"]:
+            raise ConnectionError("it is away")
+        log(client, *given, **named)
+
+    with connect().child("x", {}) as run:
+        monkeypatch.setattr(MlflowClient, "log_batch", goes_away)
+        run.metrics({"loss": 1.0}, 1)
+        time.sleep(0.6)  # it has been asked twice
+        client.set_tag(str(run.run_id), PROCESS, "another")
+        away[0] = False
+        run.metrics({"loss": 0.5}, 2)
+    assert client.get_metric_history(str(run.run_id), "loss") == []
+    assert client.get_run(str(run.run_id)).info.status == "RUNNING", "it is the other's"
+    with connect().child("x", {}, run.run_id) as again:
+        again.metrics({"loss": 0.5}, 2)
+    assert [one.step for one in client.get_metric_history(str(run.run_id), "loss")] == [2]

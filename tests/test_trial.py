@@ -13,6 +13,7 @@ from mlflow import MlflowClient
 
 from alexnet_mlflow import checkpoint, signals
 from alexnet_mlflow.config import SearchConfig
+from alexnet_mlflow.options import BadInput
 from alexnet_mlflow.progress import Trials
 from alexnet_mlflow.runs import Tracker
 from alexnet_mlflow.space import Range, Space, draws
@@ -60,6 +61,24 @@ def test_a_trial_goes_on_from_its_checkpoint_and_logs_each_epoch_once(
         history = MlflowClient().get_metric_history(str(here.run_id), "train_loss")
         assert [point.step for point in history] == [1, 2, 3]
         assert study.filled()["coarse 1"].curve == [(0.5, 0.6), (0.8, 0.6), (0.6, 0.6)]
+
+
+@pytest.mark.parametrize(
+    "saved",
+    [{}, {"training": None}, {"training": 5, "history": []}, {"training": None, "history": 5},
+     {"training": None, "history": [{"epoch": 1}]}],
+)
+def test_a_checkpoint_of_another_version_is_refused(store: Path, saved: dict[str, Any]) -> None:
+    with Study(url_of(""), "it", {}) as study:
+        claim = study.claim([SLOT])
+        assert claim
+        with connect().child("trial", {}) as here:
+            path = checkpoint.path_of(str(here.run_id))
+            checkpoint.save(path, saved)
+            with pytest.raises(BadInput, match="another version .*: remove checkpoints/"):
+                training(claim, here, resumed=True)
+            checkpoint.remove(path)
+            assert training(claim, here, resumed=True).history == []
 
 
 def test_a_trial_waits_at_its_rung_and_goes_on_from_there(store: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import subprocess
 import sys
 import threading
@@ -120,6 +121,23 @@ def test_one_that_stands_still_elsewhere_is_given_up(
     with alone(board, "it") as held:
         assert time.monotonic() - started > 0.3
         assert held(board.read()) and f"{PREFIX}a" not in board.texts
+
+
+def test_a_planted_ticket_deletes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The registry's tags are anybody's of the team."""
+    monkeypatch.setattr(turn, "SILENT_SECONDS", 0.1)
+    path, status, board = tmp_path / "precious.db", tmp_path.stat(), Paper()
+    path.touch()
+    for lock in (str(path), str(tmp_path), None, 5):
+        board.texts[f"{PREFIX}a"] = json.dumps({
+            "number": 1, "host": socket.gethostname(), "lock": lock,
+            "folder": f"{status.st_dev}:{status.st_ino}",
+        })
+        with alone(board, "it"):
+            assert f"{PREFIX}a" not in board.texts
+    assert path.exists()
 
 
 def test_the_living_are_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,7 +17,7 @@ from dataclasses import dataclass, fields
 from datetime import UTC, datetime
 from typing import Any
 
-from alexnet_mlflow import alive, signals
+from alexnet_mlflow import alive, reach, signals
 from alexnet_mlflow.config import STAGES
 from alexnet_mlflow.runs import PROCESS, SYNCED_FROM
 
@@ -61,7 +61,7 @@ def close(orphan: Orphan) -> bool:
     run = client.get_run(orphan.run_id)
     if run.info.status != "RUNNING" or run.data.tags.get(PROCESS, "") != orphan.process:
         return False
-    with signals.held():
+    with signals.held(seconds=reach.ANSWER_SECONDS):
         client.set_tag(orphan.run_id, "outcome", "failed")
         now = f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC"
         client.set_tag(orphan.run_id, CLOSED, f"{now}: {orphan.why}")

@@ -61,7 +61,8 @@ EXAMPLES = 2  # pictures of the input example; with one, torch.export would fix 
 
 def run(config: FinalConfig, tracker: Tracker) -> StageResult:
     """Train, keep the best epoch, log the model. `fail` where the loss diverged or only rose."""
-    device = pick_device(config.device)  # one that is not there is told before anything is read
+    # One that is not there is told before anything is read.
+    device = pick_device(config.device, config.deterministic)
     with distributed.joined(device):
         try:
             result = _one(config, tracker) if config.seeds == 1 else _seeds(config, tracker)
@@ -75,7 +76,7 @@ def run(config: FinalConfig, tracker: Tracker) -> StageResult:
 def follow(config: FinalConfig) -> None:
     """What a process does that torchrun has started beside the first one: it trains what that one
     trains, and neither tracks nor says anything."""
-    device = pick_device(config.device)
+    device = pick_device(config.device, config.deterministic)
     with distributed.joined(device):
         while (order := distributed.passed_on()) is not None:
             single = FinalConfig(**order["config"])

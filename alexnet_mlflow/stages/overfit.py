@@ -25,7 +25,7 @@ SHARE = 10  # a tenth of the training pictures, where the preset names no number
 
 def run(config: OverfitConfig, tracker: Tracker) -> StageResult:
     """Train on the part until 100 % or out of epochs; the verdict says which."""
-    config, device = resolve(config), pick_device(config.device)
+    config, device = resolve(config), pick_device(config.device, config.deterministic)
     data = load(config)
     wanted = config.pictures or max(len(data.train) // SHARE, config.batch_size or 1)
     part = stratified_part(data.train, wanted, config.split_seed)

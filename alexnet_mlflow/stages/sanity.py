@@ -36,7 +36,7 @@ EPOCH_PICTURES, VAL_PICTURES = 5000, 1000
 
 def run(config: SanityConfig, tracker: Tracker) -> StageResult:
     """Measure, judge, log. The verdict is `fail` if any check fails."""
-    config, device = resolve(config), pick_device(config.device)
+    config, device = resolve(config), pick_device(config.device, config.deterministic)
     data = load(config)
     classes = len(data.classes)
     with opened(config, tracker, data) as here:

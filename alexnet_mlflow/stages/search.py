@@ -77,7 +77,7 @@ class Plan:
 
 def run(config: SearchConfig, tracker: Tracker) -> StageResult:
     """Search; the verdict is `fail` where no trial does better than chance or a check says no."""
-    config, device = _resolved(config), pick_device(config.device)
+    config, device = _resolved(config), pick_device(config.device, config.deterministic)
     data = load(config)
     check_batch(config, data)
     url = url_of(config.storage)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import defaultdict
 from typing import Any
 
-from alexnet_mlflow import signals
+from alexnet_mlflow import reach, signals
 from alexnet_mlflow.progress import Copying
 from alexnet_mlflow.sync import files
 from alexnet_mlflow.sync.marks import MARK, STATE, model_state, origin, place, plain
@@ -40,7 +40,7 @@ def _model(task: Task, pair: Pair, model: Any, mark: str, other: Any | None) -> 
     kind = task.there if before == state else task.updated if before else task.copied
     kind["logged models"] += 1
     if other is None and not task.dry_run:
-        with signals.held():
+        with signals.held(seconds=reach.ANSWER_SECONDS):
             other = task.target.client.create_logged_model(
                 pair.target, model.name, task.ids.get(model.source_run_id), {MARK: mark},
                 {key: task.ids(text) for key, text in model.params.items()}, model.model_type,

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any, TypeVar
 
-from alexnet_mlflow import signals
+from alexnet_mlflow import reach, signals
 from alexnet_mlflow.options import BadInput
 from alexnet_mlflow.progress import Copying
 from alexnet_mlflow.sync import files
@@ -91,7 +91,7 @@ def _experiment(task: Task, one: Any, other: Any | None) -> Pair:
     if task.dry_run:
         return Pair(one, other.experiment_id if other else None)
     if other is None:
-        with signals.held():
+        with signals.held(seconds=reach.ANSWER_SECONDS):
             made = task.target.client.create_experiment(one.name, tags=dict(one.tags))
         task.target.reachable(task.target.client.get_experiment(made))
         return Pair(one, made)
@@ -140,7 +140,7 @@ def _itself(task: Task, mark: str) -> Copy | None:
 
 def _made(task: Task, pair: Pair, run: Any, mark: str) -> str:
     tags = {key: run.data.tags[key] for key in (USER,) if key in run.data.tags}
-    with signals.held():
+    with signals.held(seconds=reach.ANSWER_SECONDS):
         made = task.target.client.create_run(
             pair.target, run.info.start_time, {**tags, MARK: mark}, run.info.run_name
         )

@@ -12,7 +12,7 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from alexnet_mlflow import registry, signals
+from alexnet_mlflow import reach, registry, signals
 from alexnet_mlflow.registry import SUCCEEDS
 from alexnet_mlflow.sync.marks import (
     MARK,
@@ -108,7 +108,7 @@ def _head(task: Task, model: Any, there: Any | None) -> None:
     }
     client = task.target.client
     if there is None:
-        with signals.held():
+        with signals.held(seconds=reach.ANSWER_SECONDS):
             client.create_registered_model(model.name, tags, model.description)
         return
     for key in tags.keys() - there.tags.keys():
@@ -129,7 +129,7 @@ def _make(task: Task, item: Item) -> None:
         return
     source, model_id = found
     run_id = task.ids.get(version.run_id)
-    with signals.held():
+    with signals.held(seconds=reach.ANSWER_SECONDS):
         made = task.target.client.create_model_version(
             version.name, source, run_id, {**_tags(task, version), MARK: item.mark},
             description=_description(task, version), await_creation_for=0, model_id=model_id,
@@ -240,7 +240,7 @@ def _aliases(task: Task, model: Any, items: list[Item]) -> None:
         if move is None:
             continue
         wanted, moved = move
-        with signals.held():
+        with signals.held(seconds=reach.ANSWER_SECONDS):
             if wanted is None:
                 client.delete_registered_model_alias(name, alias)
                 client.delete_registered_model_tag(name, alias_tag(alias))

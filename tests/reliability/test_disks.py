@@ -85,6 +85,9 @@ def test_a_disk_that_fills_up_at_a_checkpoint(folder: Path, pictures: Path) -> N
         files = {path.name for path in disk.rglob("*") if path.is_file()}
         assert files == {checkpoint.FILE, checkpoint.BEFORE, checkpoint.LOCK}, "half of one stays"
         assert status(folder) == "FAILED"
+        fill(disk)
+        assert "full" in told(called(folder, *trained(folder, pictures, 6, "--resume=last")))
+        assert status(folder) == "FAILED", "it was not taken up"
         remount(disk, "size=2g")
         done = called(folder, *trained(folder, pictures, 6, "--resume=last"))
         assert done.returncode == 0, done.stderr[-2000:]
