@@ -20,6 +20,7 @@ from typing import IO, Any
 
 import torch
 
+from alexnet_mlflow import signals
 from alexnet_mlflow.config import SearchConfig
 from alexnet_mlflow.options import BadInput, option_name, option_text
 from alexnet_mlflow.progress import say
@@ -92,17 +93,18 @@ def _on_this_machine(
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     running, said = list[subprocess.Popen[bytes]](), list[IO[bytes]]()
-    for place in range(1, config.workers):
-        own = {**environment, "OMP_NUM_THREADS": str(threads), PARENT: str(os.getpid())}
-        if cards:
-            own["CUDA_VISIBLE_DEVICES"] = cards[place % len(cards)]
-        said.append(tempfile.TemporaryFile())  # the leader's bar is the only one
-        running.append(
-            subprocess.Popen(  # a terminal's Ctrl-C is the leader's, who passes it on once
-                words, env=own, stdout=subprocess.DEVNULL, stderr=said[-1], start_new_session=True
-            )
-        )
     try:
+        for place in range(1, config.workers):
+            own = {**environment, "OMP_NUM_THREADS": str(threads), PARENT: str(os.getpid())}
+            if cards:
+                own["CUDA_VISIBLE_DEVICES"] = cards[place % len(cards)]
+            said.append(tempfile.TemporaryFile())  # the leader's bar is the only one
+            with signals.held():  # a terminal's Ctrl-C is the leader's, who passes it on once
+                running.append(subprocess.Popen(
+                    words, env=own, stdout=subprocess.DEVNULL, stderr=said[-1],
+                    start_new_session=True,
+                ))
+                signals.follow(running[-1])
         yield
         for worker, words_of in zip(running, said, strict=True):
             with suppress(subprocess.TimeoutExpired):  # it may load pictures yet: it is ended below
@@ -114,10 +116,11 @@ def _on_this_machine(
                     "taken over.")
     finally:
         for worker in running:
-            if worker.poll() is None:
+            if signals.let_go(worker) and worker.poll() is None:
                 worker.terminate()
-        for worker, words_of in zip(running, said, strict=True):
+        for worker in running:
             worker.wait()
+        for words_of in said:
             words_of.close()
         torch.set_num_threads(before)
 

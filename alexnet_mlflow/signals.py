@@ -19,7 +19,10 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
+
+if TYPE_CHECKING:
+    import subprocess
 
 NUMBERS = (signal.SIGINT, signal.SIGTERM)
 # Ctrl-C reaches `mlflow run` and what it has started, to which it sends SIGTERM a quarter of a
@@ -33,6 +36,7 @@ _holding = 0  # the one that waits for the end of a block
 _patience = 0.0  # seconds that it may wait for that
 _came_at = 0.0
 _first = 0
+_followers: set[subprocess.Popen[bytes]] = set()
 
 
 def listen() -> None:
@@ -78,6 +82,19 @@ def since() -> float:
     return time.monotonic() - _came_at if _came_at else 0.0
 
 
+def follow(process: subprocess.Popen[bytes]) -> None:
+    """From now on it is told to stop as soon as this one is, not when this one has closed its run.
+    """
+    _followers.add(process)
+
+
+def let_go(process: subprocess.Popen[bytes]) -> bool:
+    """It is not told any more; False where it has been: a second word would cut it off."""
+    untold = process in _followers
+    _followers.discard(process)
+    return untold
+
+
 def _stop(number: int, frame: FrameType | None) -> None:
     global _stopping, _waiting
     if _stopping or _waiting:
@@ -104,6 +121,9 @@ def _note(number: int) -> None:
     global _came_at, _first
     if not _first:
         _came_at, _first = time.monotonic(), number
+        while _followers:
+            with suppress(OSError):
+                _followers.pop().terminate()
 
 
 def _again(number: int) -> None:

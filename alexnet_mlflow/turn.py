@@ -141,5 +141,5 @@ def _ticket(key: str, text: str) -> Ticket:
         value: Any = json.loads(text)
         number = int(value.pop("number"))
         return Ticket(number, key, {name: str(each) for name, each in value.items()})
-    except (AttributeError, KeyError, TypeError, ValueError):
+    except (AttributeError, KeyError, OverflowError, RecursionError, TypeError, ValueError):
         return Ticket(0, key, {})

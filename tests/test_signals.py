@@ -33,6 +33,28 @@ def test_it_waits_for_the_end_of_the_outermost_block(seen: list[int]) -> None:
     assert seen == [signal.SIGTERM] * 2, "the handler was not put back"
 
 
+def test_who_follows_is_told_at_once_and_once() -> None:
+    """Not when what holds the signal up is over; one that was let go is not told."""
+    words = """
+import subprocess, sys
+from alexnet_mlflow import signals
+signals.listen()
+first, second = (subprocess.Popen([sys.executable, "-c", "input()"], stdin=-1) for _ in range(2))
+for process in (first, second):
+    signals.follow(process)
+assert signals.let_go(second)
+with signals.held():
+    print("ready", flush=True)
+    assert first.wait(30) == -15
+    assert second.poll() is None and not signals.let_go(first)
+    second.kill()
+"""
+    with subprocess.Popen([sys.executable, "-c", words], stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None and process.stdout.readline() == b"ready\n"
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=40) == 143
+
+
 def test_it_waits_so_long_at_most_for_a_block_that_hangs() -> None:
     """And a block that ends in time leaves no alarm behind."""
     words = """

@@ -110,7 +110,10 @@ def elsewhere(number: int = 0) -> str:
     return json.dumps({"number": number, "host": "elsewhere", "lock": "/x", "folder": "0:0"})
 
 
-@pytest.mark.parametrize("text", [elsewhere(0), elsewhere(7), "nonsense", "[]", "{}"])
+@pytest.mark.parametrize(
+    "text",
+    [elsewhere(0), elsewhere(7), "nonsense", "[]", "{}", '{"number": 1e999}', "[" * 100_000],
+)
 def test_one_that_stands_still_elsewhere_is_given_up(
     text: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

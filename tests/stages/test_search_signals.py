@@ -126,6 +126,26 @@ def test_the_workers_of_a_search_that_a_signal_stops_end_with_it(
                 os.kill(pid, signal.SIGKILL)
 
 
+def test_a_second_signal_leaves_no_worker(store: Path, pictures: Path, checked: None) -> None:
+    with begun(pictures, trials=2, epochs=1000, workers=2) as search:
+        await_epochs(search, 2)
+        [worker] = children(search)
+        assert search.pid
+        for _ in range(2):
+            os.kill(search.pid, signal.SIGTERM)
+            time.sleep(0.3)
+        search.join(5)
+        assert search.exitcode == 143
+        end = time.monotonic() + SECONDS_OF_WORKERS
+        while process.started(worker) and time.monotonic() < end:
+            time.sleep(0.1)
+        try:
+            assert not process.started(worker), "it trains on, for nobody"
+        finally:
+            if process.started(worker):
+                os.kill(worker, signal.SIGKILL)
+
+
 def children(of: BaseProcess) -> list[int]:
     """The processes that it has started and that are still there."""
     numbers = [int(path.name) for path in Path("/proc").iterdir() if path.name.isdigit()]
