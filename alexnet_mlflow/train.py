@@ -36,6 +36,7 @@ from alexnet_mlflow.device import (
 )
 from alexnet_mlflow.graph import Captured
 from alexnet_mlflow.malloc import keep_freed_memory
+from alexnet_mlflow.options import BadInput
 from alexnet_mlflow.recipe import RECIPES
 from alexnet_mlflow.score import score
 
@@ -165,7 +166,11 @@ def fit(
     torch.manual_seed(config.seed)  # dropout draws from the global generator
     epoch, step = 0, 0
     if resume is not None:
-        epoch, step = _restore(resume, live)
+        try:
+            epoch, step = _restore(resume, live)
+        except (KeyError, RuntimeError, TypeError, ValueError) as error:
+            raise BadInput("the checkpoint is of another network or optimizer: start anew, without "
+                           "--resume; if it is a search's, remove its folder") from error
     random_state = random_state_of(device)
     compute_in(batches.precision, config.deterministic and device.type == "cuda")
     while epoch < config.epochs:

@@ -27,6 +27,7 @@ from alexnet_mlflow.device import compute_in
 from alexnet_mlflow.graph import Captured
 from alexnet_mlflow.model import build
 from alexnet_mlflow.optimizers import make_optimizer
+from alexnet_mlflow.options import BadInput
 from alexnet_mlflow.recipe import RECIPES
 from alexnet_mlflow.resume import Progress
 from alexnet_mlflow.runs import NullTracker
@@ -258,6 +259,34 @@ def test_a_finished_training_has_nothing_to_resume(data: Splits) -> None:
     before = weights(model)
     assert list(fit(model, data, settings(), CPU, resume=last.state())) == []
     assert all(torch.equal(a, b) for a, b in zip(before, weights(model), strict=True))
+
+
+def without_a_part(state: dict[str, Any]) -> None:
+    del state["generator"]
+
+
+def of_other_shapes(state: dict[str, Any]) -> None:
+    state["model"] = {name: value[:1] for name, value in state["model"].items()}
+
+
+def of_another_optimizer(state: dict[str, Any]) -> None:
+    state["optimizer"] = {"state": {}, "param_groups": []}
+
+
+def with_another_generator(state: dict[str, Any]) -> None:
+    state["generator"] = torch.zeros(state["generator"].numel())
+
+
+@pytest.mark.parametrize(
+    "change", [without_a_part, of_other_shapes, of_another_optimizer, with_another_generator]
+)
+def test_a_state_that_does_not_fit_is_told(
+    data: Splits, change: Callable[[dict[str, Any]], None]
+) -> None:
+    state = checkpoint.copied(next(fit(small(), data, settings(), CPU)).state())
+    change(state)
+    with pytest.raises(BadInput, match="another network or optimizer: start anew"):
+        next(fit(small(), data, settings(), CPU, resume=state))
 
 
 # Divergence
