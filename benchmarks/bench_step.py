@@ -12,9 +12,9 @@ process with
     that is not fused, with each of the worker counts,
 (d) on a CPU: `fit` with torch's own layers (winograd.py, linear.py); a training a core, side by
     side, with one thread each, all of them together: what two trials on two cores take so, and what
-    one after the other with all threads (`fit` itself); `fit` with glibc left alone
-    (malloc_by_itself); with --compile, `fit` with torch's layers through torch.compile, which
-    needs a C++ compiler, and the seconds of its first epoch,
+    one after the other with all threads (`fit` itself); `fit` in a process of its own where freed
+    memory is kept, and in one where glibc is left alone; with --compile, `fit` with torch's layers
+    through torch.compile, which needs a C++ compiler, and the seconds of its first epoch,
 (e) on CUDA: `fit` in fp32 and tf32, with --deterministic, with a step that is not captured, and as
     a trial of a search does, with a capture and a weight decay for all; a trial of few steps from
     its start on, with a capture of its own and with that for all.
@@ -81,6 +81,7 @@ REPORT_PICTURES = 20_000  # a pass of the report's loop at most, on CUDA
 MATRIX = {"cpu": 1024, "cuda": 8192}  # rows: on CUDA many, so that it computes and not launches
 COPIED_MIB = {"cpu": 256, "cuda": 1024}  # beyond any cache
 FEW = 44  # steps of a trial: an epoch of 1,408 pictures in batches of 32
+MEMORY = ("kept", "glibc")
 RATES = {"sgd": 0.01, "adam": 0.001}
 PASSES = {"sgd": 8, "adam": 10}  # the least that a step makes over the weights: see above
 
@@ -282,14 +283,20 @@ def contiguous(optimizer: str, batch: int, device: torch.device, steps: int) -> 
         return ours(optimizer, batch, device, steps)
 
 
-def malloc_by_itself(optimizer: str, batch: int, device: torch.device, steps: int) -> float:
-    """images/s of `fit` where freed memory is glibc's business."""
-    keep_freed_memory(False)
-    try:
-        with patch.object(train, "keep_freed_memory", lambda: False):
-            return ours(optimizer, batch, device, steps)
-    finally:
-        keep_freed_memory()
+def in_its_own(optimizer: str, batch: int, steps: int, memory: str) -> float:
+    """images/s of `fit` in a process of its own, where freed memory is kept (`kept`) or glibc's
+    business (`glibc`). In one that has kept some, glibc would go on with that.
+    """
+    command = [sys.executable, __file__, f"--trial={optimizer}", f"--batch={batch}",
+               f"--steps={steps}", f"--memory={memory}"]
+    return float(subprocess.run(command, text=True, check=True, capture_output=True).stdout)
+
+
+def of_its_own(optimizer: str, batch: int, steps: int, memory: str) -> float:
+    """In that process."""
+    keep = train.keep_freed_memory if memory == "kept" else lambda: False
+    with patch.object(train, "keep_freed_memory", keep):
+        return ours(optimizer, batch, torch.device("cpu"), steps)
 
 
 def fixed(
@@ -380,7 +387,9 @@ def ratios_of(
     for other in ("fp32", "tf32", "deterministic", "eager", "as_trial"):
         if other in runs[0]:
             ratios[f"fit_over_{other}"] = [run["fit"] / run[other] for run in runs]
-    for other in ("torchs_layers", "contiguous", "malloc_by_itself", "compiled"):
+    if "own_glibc" in runs[0]:
+        ratios["kept_memory_over_glibc"] = [run["own_kept"] / run["own_glibc"] for run in runs]
+    for other in ("torchs_layers", "contiguous", "compiled"):
         if other in runs[0]:
             ratios[f"over_{other}"] = [run["fit"] / run[other] for run in runs]
     if "side_by_side" in runs[0]:
@@ -405,7 +414,8 @@ def round_of(
     run["contiguous"] = contiguous(*what)
     if device.type == "cpu":
         run["torchs_layers"] = ours(*what, net=of_torch())
-        run["malloc_by_itself"] = malloc_by_itself(*what)
+        for memory in MEMORY:
+            run[f"own_{memory}"] = in_its_own(optimizer, batch, steps, memory)
     if compiles:
         run |= compiled(*what)
     if device.type == "cuda":
@@ -433,11 +443,15 @@ def round_of(
 @click.option("--steps", default=0, help="Of each measured pass.  [default: 12; on CUDA 500]")
 @click.option("--compile", "compiles", is_flag=True, help="torch.compile as a rival.")
 @click.option("--trial", default="", hidden=True)
+@click.option("--memory", type=click.Choice(MEMORY), hidden=True)
 def main(
     device_name: str, rounds: int, batches: tuple[int, ...], workers: tuple[int, ...], steps: int,
-    compiles: bool, trial: str,
+    compiles: bool, trial: str, memory: str | None,
 ) -> None:
     """Measure and print a table and one JSON line."""
+    if memory:
+        print(of_its_own(trial, batches[0], steps, memory))
+        return
     if trial:
         one_of_a_pair(trial, batches[0], steps)
         return

@@ -39,7 +39,7 @@ EARLIER = {
 TINY = {
     "bench_step": ("--rounds=1 --batch=4 --workers=0 --steps=1",
                    {"batch", "optimizer", "fit", "sgemm_gflops", "copy_gbytes", "contiguous",
-                    "malloc_by_itself", "side_by_side"}),
+                    "own_kept", "own_glibc", "side_by_side"}),
     "bench_data": ("--rounds=1 --pictures=100 --workers=0", {"part"}),
     "bench_tracking": ("--epochs=1 --trials=1 --pictures=16", {"of", "seconds"}),
     "bench_start": ("--rounds=1 --limit=8", {"help", "import_both", "first_epoch"}),
@@ -176,7 +176,7 @@ def test_the_rivals_put_back_what_they_change(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(bench_step, "ours", ours)
     last, keeps = torch.channels_last, train.keep_freed_memory
     bench_step.contiguous("sgd", 4, CPU, 1)
-    bench_step.malloc_by_itself("sgd", 4, CPU, 1)
+    bench_step.of_its_own("sgd", 4, 1, "glibc")
     assert (torch.channels_last, train.keep_freed_memory) == (last, keeps)
     assert seen[0] == (torch.contiguous_format, keeps)
     assert seen[1][0] is last and seen[1][1] is not keeps
