@@ -21,7 +21,7 @@ FIELDS = [item for config in CONFIGS for item in dataclasses.fields(config)]
 OPTIONS = {option_name(item.name) for item in FIELDS}
 # Options of other programs that the documents name.
 FOREIGN = {
-    "--build", "--detach", "--env-manager", "--fold", "--gpus", "--help", "--lists",
+    "--batch", "--build", "--compile", "--detach", "--env-manager", "--fold", "--gpus", "--help", "--lists",
     "--nproc-per-node", "--report-lr", "--report-weight-decay", "--rm", "--rounds", "--standalone",
     "--strong-lr", "--user",
 }
