@@ -21,9 +21,9 @@ FIELDS = [item for config in CONFIGS for item in dataclasses.fields(config)]
 OPTIONS = {option_name(item.name) for item in FIELDS}
 # Options of other programs that the documents name.
 FOREIGN = {
-    "--batch", "--build", "--compile", "--detach", "--env-manager", "--fold", "--gpus", "--help", "--lists",
-    "--nproc-per-node", "--report-lr", "--report-weight-decay", "--rm", "--rounds", "--standalone",
-    "--strong-lr", "--user",
+    "--batch", "--build", "--compile", "--detach", "--env-manager", "--fold", "--gpus", "--help",
+    "--lists", "--nproc-per-node", "--report-lr", "--report-weight-decay", "--rm", "--rounds",
+    "--standalone", "--strong-lr", "--user",
 }
 
 
