@@ -81,6 +81,11 @@ def _end(client: MlflowClient, entry: Entry, copy: Path) -> None:
     client.set_terminated(entry.run_id, entry.values["status"], entry.values["time_ms"])
 
 
+def _still(entry: Entry, owner: Callable[[str], str]) -> bool:
+    """Has nobody else gone on with the run since this was logged?"""
+    return not entry.process or owner(entry.run_id) in ("", entry.process)
+
+
 class Link:
     """A store and the journal of what goes there: shared by the runs of one `connect`."""
 
@@ -126,9 +131,8 @@ class Link:
         """Send what this process logs; after an outage only if the run is still its own."""
         if PROCESS in entry.values.get("tags", {}):
             self._lost.discard(entry.run_id)  # it is opened
-        elif entry.process and self.outage.failures > 1:
-            if self._owner(entry.run_id) not in ("", entry.process):
-                self._lost.add(entry.run_id)
+        elif self.outage.failures > 1 and not _still(entry, self._owner):
+            self._lost.add(entry.run_id)
         if not entry.process or entry.run_id not in self._lost:
             self._send(entry, copy)
 
@@ -137,7 +141,7 @@ class Link:
         owner = functools.cache(self._owner)
 
         def late(entry: Entry, copy: Path) -> None:
-            if not entry.process or owner(entry.run_id) in ("", entry.process):
+            if _still(entry, owner):
                 self._send(entry, copy)
 
         def patient(entry: Entry, copy: Path) -> None:

@@ -117,14 +117,14 @@ class MlflowTracker(NullTracker):
         with self._journal.open_run():
             tracker = MlflowTracker(self._link, self._experiment_id, None if run_id else runner)
             try:
-                if before := run_id or runner:
-                    tracker._reopen(before, None if run_id else name, texts)
+                if run_id:
+                    tracker._take_up(tracker._reopen(run_id, None, texts))
+                elif runner:
+                    tracker._reopen(runner, name, texts)
                 else:
                     if self.run_id is not None:
                         texts["mlflow.parentRunId"] = self.run_id
                     self._link.create(self._experiment_id, name, texts, tracker._is)
-                if run_id:
-                    tracker._take_up()
                 yield tracker
             except BaseException as error:
                 if tracker.run_id is not None:
@@ -149,7 +149,7 @@ class MlflowTracker(NullTracker):
         self.run_id, self._experiment_id = run.info.run_id, run.info.experiment_id
         self._params = dict(run.data.params)
 
-    def _reopen(self, run_id: str, name: str | None, tags: Mapping[str, str]) -> None:
+    def _reopen(self, run_id: str, name: str | None, tags: Mapping[str, str]) -> Run:
         """A run that is there: what a process that is gone has left of it comes first. It stays as
         it is where the disk takes nothing."""
         self._link.deliver(patiently=True)
@@ -157,7 +157,9 @@ class MlflowTracker(NullTracker):
         self._journal.add(run_id, "batch", {"tags": dict(tags)})
         self.run_id = run_id
         self._link.asked(lambda: self._client.update_run(run_id, "RUNNING", named))
-        self._is(self._link.asked(lambda: self._client.get_run(run_id)))
+        run = self._link.asked(lambda: self._client.get_run(run_id))
+        self._is(run)
+        return run
 
     def below(self, run_id: str) -> Tracker:
         if runner := os.environ.pop("MLFLOW_RUN_ID", None):  # it is no trial
@@ -228,10 +230,9 @@ class MlflowTracker(NullTracker):
         known = self._had.get(metric, {}).get(step)
         return known[1] if known and known[0] == value else now
 
-    def _take_up(self) -> None:
+    def _take_up(self, run: Run) -> None:
         """Learn what a process before this one has logged: times go on from there."""
         global _last_ms
-        run = self._link.asked(lambda: self._client.get_run(self._run))
         _last_ms = max(_last_ms, run.info.start_time)
         for metric in run.data.metrics:
             points = self._link.asked(partial(self._client.get_metric_history, self._run, metric))
