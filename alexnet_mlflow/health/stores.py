@@ -134,8 +134,8 @@ def registry() -> list[Finding]:
         return [Finding("registry", "fail", f"it does not answer ({reason}): see that its server "
                                             "runs.")]
     champions = sum(CHAMPION in one.aliases for one in models)
-    return found or [Finding("registry", "pass", f"{len(models)} models of ours, {champions} of "
-                                                 "them with a champion; every alias leads to one.")]
+    return found or [Finding("registry", "pass", f"models of ours: {len(models)}, with a champion: "
+                                                 f"{champions}; every alias leads to a version.")]
 
 
 def _registered(client: Any) -> Iterator[Any]:
