@@ -5,8 +5,8 @@
 
 Ratios are compared, not seconds. One fell where three quarters of its new runs lie below three
 quarters of the old ones by more than --margin: a single slow run on either side decides nothing.
-Same hardware: device and number of cores. Exit codes: 1 where a ratio fell; 0 where none did, or
-where there is no record to hold it against; 2 where a record cannot be read.
+Same hardware: device, instruction set and number of cores. Exit codes: 1 where a ratio fell; 0
+where none did, or where there is no record to hold it against; 2 where a record cannot be read.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def quartiles(runs: list[float]) -> tuple[float, float]:
 
 
 def machine_of(record: Mapping[str, Any]) -> tuple[object, ...]:
-    return tuple(record["hardware"][name] for name in MACHINE)
+    return tuple(record["hardware"].get(name) for name in MACHINE)
 
 
 def newest(new: Mapping[str, Any], folder: Path) -> dict[str, Any] | None:
@@ -91,8 +91,8 @@ def newest(new: Mapping[str, Any], folder: Path) -> dict[str, Any] | None:
 
 def compared(new: Mapping[str, Any], folder: Path = RECORDS, margin: float = MARGIN) -> int:
     """Print every ratio's change; 1 where one fell."""
-    device, cores = machine_of(new)
-    title = f"{new['benchmark']} on {device}, {cores} cores"
+    device, instructions, cores = machine_of(new)
+    title = f"{new['benchmark']} on {device}, {instructions or 'unknown'}, {cores} cores"
     old = newest(new, folder)
     if old is None:
         click.echo(f"{title}: there is no record for this hardware, so nothing is compared.")

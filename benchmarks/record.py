@@ -28,7 +28,8 @@ FIELDS = {
     "benchmark": str, "taken_at": str, "command": str, "commit": str, "versions": dict,
     "hardware": dict, "ratios": dict, "runs": list,
 }
-MACHINE = ("device", "cores")  # of `hardware`: what makes two machines the same
+# Of `hardware`, what makes two machines the same. Records until 2026-11-30 lack the instructions.
+MACHINE = ("device", "instructions", "cores")
 
 
 def told(
@@ -56,12 +57,17 @@ def told(
 
 
 def hardware(device: str) -> dict[str, Any]:
-    """The device that computes, the cores that this process may use, and how busy they were."""
+    """The device that computes, the cores that this process may use, and how busy they were.
+
+    instructions: what torch computes with, for virtual machines of two kinds call themselves alike.
+    """
     import torch
 
     cuda = device.startswith("cuda")
+    capability = "sm_{}{}".format(*torch.cuda.get_device_capability(device)) if cuda else None
     return {
         "device": torch.cuda.get_device_name(device) if cuda else processor(),
+        "instructions": capability or torch.backends.cpu.get_cpu_capability(),
         "cores": len(os.sched_getaffinity(0)),
         "threads": torch.get_num_threads(),
         "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
@@ -104,8 +110,8 @@ def read(text: str) -> dict[str, Any]:
     for name, kind in FIELDS.items():
         if not isinstance(found.get(name), kind):
             raise ValueError(f"`{name}` is missing or no {kind.__name__}")
-    if any(not found["hardware"].get(name) for name in MACHINE):
-        raise ValueError("`hardware` lacks " + " or ".join(MACHINE))
+    if any(not found["hardware"].get(name) for name in ("device", "cores")):
+        raise ValueError("`hardware` lacks device or cores")
     for name, ratio in found["ratios"].items():
         runs = ratio.get("runs") if isinstance(ratio, dict) else None
         if not isinstance(runs, list) or not runs or not all(map(_is_number, runs)):
@@ -119,10 +125,11 @@ def _is_number(value: object) -> bool:
 
 
 def name_of(record: Mapping[str, Any]) -> str:
-    """DATE-NAME-DEVICE, as the files in records/ are called."""
+    """DATE-NAME-DEVICE-INSTRUCTIONS-CORES, as the files in records/ are called."""
     machine = record["hardware"]
-    device = re.sub(r"[^a-z0-9]+", "-", machine["device"].lower()).strip("-")
-    return f"{record['taken_at'][:10]}-{record['benchmark']}-{device}-{machine['cores']}-cores"
+    told = " ".join(str(machine[key]) for key in MACHINE if machine.get(key))
+    device = re.sub(r"[^a-z0-9]+", "-", told.lower())
+    return f"{record['taken_at'][:10]}-{record['benchmark']}-{device}-cores"
 
 
 def kept(record: Mapping[str, Any], folder: Path = RECORDS) -> Path:

@@ -5,7 +5,7 @@
     python benchmarks/run.py --check                    the quick ones; `make bench-check`
 
 Each is a process of its own, which prints its table. A record goes to
-records/DATE-NAME-DEVICE.json. --check keeps nothing and compares ratios (compare.py). Exit codes:
+records/DATE-NAME-MACHINE.json. --check keeps nothing and compares ratios (compare.py). Exit codes:
 0; 1 where a ratio fell or a benchmark failed, after all of them were run; 2 where a name is none.
 """
 

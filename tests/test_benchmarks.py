@@ -119,7 +119,7 @@ def test_it_prints_a_table_and_a_record(name: str) -> None:
     assert record["benchmark"] == name
     assert record["command"] == f"python benchmarks/{name}.py {options}"
     assert len(record["commit"].removesuffix("+changes")) == 40
-    assert record["hardware"]["threads"] == 1
+    assert record["hardware"]["threads"] == 1 and record["hardware"]["instructions"]
     assert fields <= set().union(*(row.keys() for row in record["runs"]))
     assert record["ratios"]
 
@@ -293,6 +293,18 @@ def test_the_newest_record_of_the_same_hardware_counts(tmp_path: Path) -> None:
     done = compare(json.dumps(new), tmp_path)
     assert done.returncode == 0 and "2026-01-02" in done.stdout
     assert "torch was 2, is 3" in done.stdout
+
+
+def test_another_instruction_set_is_another_machine(tmp_path: Path) -> None:
+    """Two kinds of virtual machine were called AMD EPYC; another one looked like a fall."""
+    machine = {"device": "CPU", "cores": 2}
+    wide, plain = ({**machine, "instructions": name} for name in ("AVX512", "AVX2"))
+    kept(made_up([9.0], hardware=machine), tmp_path)
+    kept(made_up([9.0], hardware=wide), tmp_path)
+    done = compare(json.dumps(made_up([1.0], hardware=plain)), tmp_path)
+    assert done.returncode == 0 and "no record for this hardware" in done.stdout
+    done = compare(json.dumps(made_up([1.0], hardware=wide)), tmp_path)
+    assert done.returncode == 1 and "on CPU, AVX512, 2 cores" in done.stdout
 
 
 def test_no_record_for_that_hardware_is_said(tmp_path: Path) -> None:
