@@ -77,7 +77,7 @@ finally:
         came = time.monotonic()
         process.send_signal(signal.SIGTERM)
         assert process.stdout.readline() == b"closed\n"
-        assert 1.4 < time.monotonic() - came < 4
+        assert 1.4 < time.monotonic() - came < 15
         assert process.wait(timeout=5) == 143
 
 
