@@ -22,11 +22,11 @@ def test_a_file_and_a_folder_reach_the_disk(
         fsync(handle)
 
     monkeypatch.setattr(os, "fsync", told)
-    before = len(os.listdir("/proc/self/fd"))
     flush(tmp_path / "file")
     flush(tmp_path)
     assert flushed == [str(tmp_path / "file"), str(tmp_path)]
-    assert len(os.listdir("/proc/self/fd")) == before
+    opened = [os.path.realpath(place) for place in Path("/proc/self/fd").iterdir()]
+    assert not [place for place in opened if place.startswith(str(tmp_path))]
 
 
 def test_what_is_not_there_is_an_error(tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from mlflow import MlflowClient
 from alexnet_mlflow import distributed
 from alexnet_mlflow.models import load_model
 from alexnet_mlflow.options import BadInput
+from alexnet_mlflow.track import connect
 from tests.shared_batches import trained
 
 ROOT = Path(__file__).parents[1]
@@ -118,7 +119,7 @@ def diverged_at(history: list[dict[str, Any]]) -> int | None:
 
 
 WORDS = ("--optimizer=sgd", "--lr=0.01", "--weight-decay=1e-4", "--batch-size=16", "--device=cpu",
-         "--epochs=6")
+         "--epochs=30")
 
 
 def final(
@@ -151,16 +152,17 @@ def test_a_final_of_two_processes_is_one_run_and_goes_on_after_a_signal(
         time.sleep(0.05)
     running.send_signal(signal.SIGTERM)
     ended(running)
+    connect()  # what a slow disk has left in the journal is sent
     stopped = client.get_run(begun[0].info.run_id)
     assert stopped.info.status == "KILLED"
-    assert len(client.get_metric_history(stopped.info.run_id, "train_loss")) < 6
+    assert len(client.get_metric_history(stopped.info.run_id, "train_loss")) < 30
 
     code, out, said = ended(final(pictures, store, "--resume=last"))
     assert code == 0, said
     resumed = json.loads(next(line for line in out.splitlines() if line.startswith("{")))
     assert resumed["run_id"] == stopped.info.run_id
     history = client.get_metric_history(stopped.info.run_id, "train_loss")
-    assert [point.step for point in history] == [1, 2, 3, 4, 5, 6]
+    assert [point.step for point in history] == list(range(1, 31))
     ours, theirs = (load_model(one["model_uri"]).state_dict() for one in (straight, resumed))
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
 

@@ -38,7 +38,7 @@ class Store:
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Store]:
     """A store; an empty working folder."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(journal, "END_SECONDS", 0.3)
+    monkeypatch.setattr(journal, "END_SECONDS", 20)
     yield Store()
 
 
@@ -118,8 +118,9 @@ def test_every_entry_is_on_disk_before_the_call_returns(
 
 
 def test_nobody_waits_for_a_store_that_is_away(
-    here: Store, capsys: pytest.CaptureFixture[str]
+    here: Store, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(os, "fsync", lambda _: None)  # nor for a disk that others keep busy
     journal_ = made(here)
     here.error = ConnectionError("nobody there")
     started = time.monotonic()
@@ -139,7 +140,10 @@ def test_nobody_waits_for_a_store_that_is_away(
     assert "http://store does not answer (nobody there)" in away and "answers again" in back
 
 
-def test_one_failure_is_not_told(here: Store, capsys: pytest.CaptureFixture[str]) -> None:
+def test_one_failure_is_not_told(
+    here: Store, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(journal, "FIRST_PAUSE_SECONDS", 60)  # the end makes it try at once
     journal_ = made(here)
     here.error = ConnectionError("dropped")
     with journal_.open_run():
@@ -166,8 +170,9 @@ def test_what_is_left_at_the_end_is_told_and_sent_by_the_next(
 
 
 def test_a_process_that_ends_says_what_is_left(
-    here: Store, capsys: pytest.CaptureFixture[str]
+    here: Store, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(journal, "END_SECONDS", 0.3)
     here.error = ConnectionError("away")
     journal_ = made(here)
     with journal_.open_run():

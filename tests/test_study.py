@@ -169,13 +169,13 @@ def test_tpe_s_point_survives_an_attempt_that_was_killed_at_once() -> None:
 def test_a_worker_elsewhere_that_died_before_its_first_heartbeat_is_given_up(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(module, "GRACE_SECONDS", 1)
     with opened() as study:
         study._enqueue(slots(1)[0])
         with quietly():
             lost = study.optuna.ask()
         lost.set_user_attr("worker", {"host": "elsewhere", "lock": "/x/y.lock"})
         assert study.claim(slots(1)) is None
+        monkeypatch.setattr(module, "GRACE_SECONDS", 1)
         assert awaited(lambda: study.claim(slots(1))).again
 
 
@@ -279,7 +279,9 @@ def test_a_leader_elsewhere_is_gone_when_its_heart_stands_still(
         assert one.lead()
         with opened() as other:
             for _ in range(8):  # longer than the grace
+                beat = one.attribute("leader_beat")
                 time.sleep(0.5)
+                awaited(lambda beat=beat: one.attribute("leader_beat") != beat or None)
                 assert not other.leaderless() and not other.lead()
             one._left.set()
             assert awaited(lambda: other.leaderless() or None) and other.lead()

@@ -103,7 +103,7 @@ def test_a_killed_process_is_passed_at_once(tmp_path: Path) -> None:
     started = time.monotonic()
     with alone(board, "it"):
         assert len(board.read()) == 1, "the dead one's ticket stays"
-    assert time.monotonic() - started < 5
+    assert time.monotonic() - started < 30 < turn.SILENT_SECONDS
 
 
 def elsewhere(number: int = 0) -> str:
@@ -163,6 +163,17 @@ def test_one_that_was_given_up_is_told_so() -> None:
         assert not held(board.read())
 
 
+def drawn(board: Paper, *known: str) -> str:
+    """The key of another ticket, as soon as it has its number."""
+    until = time.monotonic() + 60
+    while time.monotonic() < until:
+        for key, text in board.read().items():
+            if key.startswith(PREFIX) and key not in known and json.loads(text)["number"]:
+                return key
+        time.sleep(0.01)
+    raise AssertionError("nobody has drawn a ticket")
+
+
 def test_one_that_was_given_up_while_it_waited_draws_another() -> None:
     board, entered = Paper(), threading.Event()
 
@@ -174,11 +185,9 @@ def test_one_that_was_given_up_while_it_waited_draws_another() -> None:
         board.texts[f"{PREFIX}a"] = json.dumps({"number": 1, **worker})
         thread = threading.Thread(target=visit)
         thread.start()
-        time.sleep(0.1)
-        [first] = [key for key in board.read() if key.startswith(PREFIX) and key != f"{PREFIX}a"]
+        first = drawn(board, f"{PREFIX}a")
         board.erase(first)
-        time.sleep(0.1)
-        [second] = [key for key in board.read() if key.startswith(PREFIX) and key != f"{PREFIX}a"]
+        second = drawn(board, f"{PREFIX}a", first)
         assert second != first and not entered.is_set()
         board.erase(f"{PREFIX}a")
         thread.join(10)

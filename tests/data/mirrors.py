@@ -109,8 +109,8 @@ class _Handler(BaseHTTPRequestHandler):
     def _send(self, start: int) -> None:
         mirror = self.mirror
         for piece in self._pieces(start):
-            self.wfile.write(piece)
             mirror.sent += len(piece)
+            self.wfile.write(piece)
             mirror.begun.set()
             if mirror.gate:
                 mirror.gate.wait()

@@ -35,7 +35,7 @@ LIE = random.Random(1).randbytes(SIZE)  # as long as the file, but not it
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
 PART = f".file.bin.{SHA256[:12]}.part"
 PACE = Pace(least_rate=1.0, patience=20.0)  # no test takes as long: a mirror is left for its deeds
-QUICK = Pace(least_rate=100e3, patience=0.4)  # where they are to do with time
+QUICK = Pace(least_rate=100e3, patience=1.0)  # where they are to do with time
 
 
 @pytest.fixture(autouse=True)
@@ -144,7 +144,7 @@ def test_a_dripping_mirror_is_left_and_what_it_gave_is_kept(folder: Path, good: 
     with Mirror(CONTENT, rate=20e3) as slow:
         began = time.monotonic()
         assert fetched(folder, slow, good, pace=QUICK) == good.url
-    assert 0.4 <= time.monotonic() - began < 5  # the whole of it takes fifteen
+    assert 1.0 <= time.monotonic() - began < 8  # the whole of it takes fifteen
     (asked,) = good.asked
     start = int(re.fullmatch(r"bytes=(\d+)-", asked or "")[1])  # type: ignore[index]
     assert 2000 < start < 100_000 and good.sent == SIZE - start
@@ -152,8 +152,8 @@ def test_a_dripping_mirror_is_left_and_what_it_gave_is_kept(folder: Path, good: 
 
 def test_a_mirror_that_becomes_slow_is_left(folder: Path, good: Mirror) -> None:
     with Mirror(CONTENT, rate=20e3, rate_from=200_000) as fading:
-        assert fetched(folder, fading, good, pace=Pace(100e3, 0.2)) == good.url
-    assert 200_000 <= SIZE - good.sent < 230_000
+        assert fetched(folder, fading, good, pace=QUICK) == good.url
+    assert 200_000 <= SIZE - good.sent < 280_000
 
 
 def test_a_mirror_that_stalls_is_left(folder: Path, good: Mirror) -> None:
@@ -167,7 +167,7 @@ def test_a_mirror_that_never_answers_is_left(folder: Path, good: Mirror) -> None
     with Mirror(CONTENT, status=0) as mute:
         assert fetched(folder, mute, good, pace=QUICK) == good.url
         text = refused(folder / "other", mute, pace=QUICK)
-    assert f"{mute.host} was silent for 0.4 s" in text
+    assert f"{mute.host} was silent for {QUICK.patience:g} s" in text
 
 
 def test_a_mirror_that_cuts_the_connection_may_go_on_once(folder: Path, good: Mirror) -> None:
@@ -360,10 +360,10 @@ def test_bytes_are_kept_as_they_are_sent(folder: Path) -> None:
 
 
 def test_the_fastest_of_slow_mirrors_is_used_to_the_end(folder: Path, tmp_path: Path) -> None:
-    pace = Pace(least_rate=10e6, patience=0.2)
+    pace = Pace(least_rate=10e6, patience=1.0)
     with (
         Mirror(CONTENT, rate=20e3) as slowest,
-        Mirror(CONTENT, rate=400e3) as faster,
+        Mirror(CONTENT, rate=150e3) as faster,
         Mirror(CONTENT, stall_after=1000) as stalling,
         Mirror(CONTENT, status=404) as absent,
     ):
@@ -373,10 +373,10 @@ def test_the_fastest_of_slow_mirrors_is_used_to_the_end(folder: Path, tmp_path: 
 
 
 def test_in_the_second_round_silence_still_counts(folder: Path) -> None:
-    pace = Pace(least_rate=10e6, patience=0.2)
+    pace = Pace(least_rate=10e6, patience=1.0)
     with (
-        Mirror(CONTENT, rate=400e3, stall_after=120_000) as stalling,
-        Mirror(CONTENT, rate=150e3) as slower,
+        Mirror(CONTENT, rate=100e3, stall_after=120_000) as stalling,
+        Mirror(CONTENT, rate=40e3) as slower,
     ):
         assert fetched(folder, stalling, slower, pace=pace) == slower.url
         assert (len(stalling.asked), len(slower.asked)) == (2, 2)
@@ -440,9 +440,9 @@ def test_a_part_that_vanishes_while_it_is_looked_at(folder: Path, good: Mirror) 
 
 
 def test_on_a_slow_line_the_offer_that_is_nearly_there_is_completed(folder: Path) -> None:
-    pace = Pace(least_rate=10e6, patience=0.1)
-    leave_part(folder, CONTENT[:250_000])
-    with Mirror(CONTENT, rate=100e3) as slow:
+    pace = Pace(least_rate=10e6, patience=1.0)
+    leave_part(folder, CONTENT[:270_000])
+    with Mirror(CONTENT, rate=20e3) as slow:
         archive = (Remote("archive", SIZE, SHA256, (slow.url,)),)
         assert get([archive, (remote(slow),)], folder, pace=pace) == {"file.bin": slow.url}
 
@@ -571,7 +571,7 @@ def test_what_happens_is_told_on_standard_error(
     lines = err.splitlines()
     assert out == "" and "\r" not in err
     assert lines[0] == f"file.bin: asking {slow.host}"
-    assert re.fullmatch(r"file\.bin: 0\.0 of 0\.3 MB, 0\.0\d MB/s, 00:1\d left", lines[1])
+    assert re.fullmatch(r"file\.bin: 0\.0 of 0\.3 MB, 0\.0\d MB/s, \d\d:\d\d left", lines[1])
     assert re.fullmatch(rf"file\.bin: leaving {slow.host}: it gives \S+ kB/s, not 100", lines[-3])
     assert lines[-2] == f"file.bin: asking {good.host}"
     assert lines[-1] == f"file.bin: whole and verified, from {good.url}"
@@ -584,7 +584,7 @@ def test_on_a_terminal_there_is_a_bar(folder: Path, monkeypatch: pytest.MonkeyPa
         monkeypatch.setattr(sys, "stderr", terminal)
         fetched(folder, mirror)
         monkeypatch.undo()
-    bar = r"file\.bin: +\d+%\|.*k/300k \[00:00<00:00, \d+kB/s\]"
+    bar = r"file\.bin: +\d+%\|.*k/300k \[\d\d:\d\d<\d\d:\d\d, [\d.]+kB/s\]"
     assert re.search(bar, written(master))
 
 

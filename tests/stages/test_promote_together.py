@@ -54,6 +54,8 @@ def begin(start: Any, uri: str, folder: str, locked: bool, pauses: dict[str, flo
 
         def slowly(client: Any, version: Any, over: Any, held: Any) -> None:
             check(client, version, over, held)
+            if not locked:
+                _start.wait(PATIENCE_SECONDS)  # neither has found a champion
             time.sleep(pauses[version.run_id])
 
         registry._check = slowly

@@ -265,7 +265,7 @@ def killed_again_and_again(
             target=dies, args=(arguments, str(folder), 2 + step * kills, during)
         )
         process.start()
-        process.join(60)
+        process.join(300)
         if process.exitcode == 0:
             return kills
         assert process.exitcode == -signal.SIGKILL
