@@ -41,8 +41,10 @@ ui: $(READY)  ## Open the runs in the MLflow UI, http://127.0.0.1:5000
 server: $(READY)  ## Serve MLflow for a team, with PostgreSQL and a login, until Ctrl-C
 	$(BIN)/alexnet-mlflow server
 
-# What goes together, and in which order, says tests/conftest.py; torch has one thread.
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -q -n auto --dist loadgroup --no-loadscope-reorder
+# What goes together, and in which order, says tests/conftest.py; torch has one thread. A worker more
+# than cores, for tests also wait: for processes, disks, servers.
+WORKERS = $$($(BIN)/python -c 'import os; print(len(os.sched_getaffinity(0)) + 1)')
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/pytest -q -n $(WORKERS) --dist loadgroup --no-loadscope-reorder
 
 test: $(READY)  ## Run the tests
 	$(PYTEST) --ignore=tests/reliability
