@@ -178,7 +178,7 @@ def test_a_number_that_is_none_is_refused_at_once(
         caught = capsys.readouterr()
         assert caught.out == "" and caught.err.count("\n") == 1 and "Traceback" not in caught.err
         assert option_name(name) in caught.err and len(caught.err) < LONGEST + 50
-        assert time.monotonic() - started < 30
+        assert time.monotonic() - started < 2
     assert not list(tmp_path.iterdir()), "something was written before the value was looked at"
 
 

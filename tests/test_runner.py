@@ -69,7 +69,7 @@ def test_it_ends_with_its_runner(mlflow: Path, number: signal.Signals) -> None:
     with begun(sys.executable, mlflow, "run", ".", STAGE) as program:
         assert program.stdout is not None and program.stdout.readline() == "True\n"
         program.send_signal(number)
-        assert program.wait(30) == -number
+        assert program.wait(5) == -number
         assert program.stdout.read() == "closed\n"
 
 
@@ -87,7 +87,7 @@ def test_it_outlives_the_shell_above_its_runner(mlflow: Path) -> None:
     with begun("bash", "-c", line, STAGE) as shell:
         assert shell.stdout is not None and shell.stdout.readline() == "True\n"
         shell.kill()
-        shell.wait(30)
+        shell.wait(5)
         said, _, _ = select.select([shell.stdout], [], [], 1.0)
         assert not said, "it was stopped"
         os.killpg(shell.pid, signal.SIGKILL)
@@ -142,5 +142,5 @@ def test_a_run_that_no_stage_has_taken_up_is_closed(store: Path) -> None:
             assert process.stdout is not None and process.stdout.readline() == "reading\n"
             came = time.monotonic()
             process.send_signal(signal.SIGTERM)
-            assert process.wait(20) == 143 and time.monotonic() - came < 10
+            assert process.wait(20) == 143 and time.monotonic() - came < 5
         assert client.get_run(run.info.run_id).info.status == after

@@ -134,11 +134,8 @@ def test_at_a_rung_the_write_before_ends_first(
             assert done == [1, 2]
 
 
-def test_a_signal_leaves_a_trials_last_epoch(
-    store: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_signal_leaves_a_trials_last_epoch(store: Path) -> None:
     """It comes in the second one, which is short: that is logged and kept first."""
-    monkeypatch.setattr(checkpoint, "PATIENCE_SECONDS", 60)  # whatever the disk does meanwhile
     before = [(number, signal.getsignal(number)) for number in signals.NUMBERS]
     with Study(url_of(""), "it", {}) as study:
         claim = study.claim([SLOT])

@@ -144,16 +144,16 @@ def test_a_dripping_mirror_is_left_and_what_it_gave_is_kept(folder: Path, good: 
     with Mirror(CONTENT, rate=20e3) as slow:
         began = time.monotonic()
         assert fetched(folder, slow, good, pace=QUICK) == good.url
-    assert 1.0 <= time.monotonic() - began < 8  # the whole of it takes fifteen
+    assert 1.0 <= time.monotonic() - began < 2  # the whole of it takes fifteen
     (asked,) = good.asked
     start = int(re.fullmatch(r"bytes=(\d+)-", asked or "")[1])  # type: ignore[index]
-    assert 2000 < start < 100_000 and good.sent == SIZE - start
+    assert 2000 < start < 40_000 and good.sent == SIZE - start
 
 
 def test_a_mirror_that_becomes_slow_is_left(folder: Path, good: Mirror) -> None:
     with Mirror(CONTENT, rate=20e3, rate_from=200_000) as fading:
         assert fetched(folder, fading, good, pace=QUICK) == good.url
-    assert 200_000 <= SIZE - good.sent < 280_000
+    assert 200_000 <= SIZE - good.sent < 240_000
 
 
 def test_a_mirror_that_stalls_is_left(folder: Path, good: Mirror) -> None:
@@ -542,7 +542,7 @@ def test_a_stopped_process_leaves_its_part(
     assert 30_000 <= len(kept) < SIZE and CONTENT.startswith(kept)
     began = time.monotonic()
     assert fetched(folder, good) == good.url
-    assert time.monotonic() - began < 5, "the lock was still held"
+    assert time.monotonic() - began < 1, "the lock was still held"
     assert good.asked == [f"bytes={len(kept)}-"] and good.sent == SIZE - len(kept)
 
 

@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
-from alexnet_mlflow import checkpoint, process
+from alexnet_mlflow import checkpoint, process, runner
 from tests.test_entry_points import ROOT
 
-SECONDS = 10  # five and a look of the watch, where no other test keeps the disk busy
+SECONDS = 5 + runner.LOOK_SECONDS
 
 
 @pytest.mark.parametrize(

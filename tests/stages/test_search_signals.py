@@ -18,15 +18,15 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
-from alexnet_mlflow import checkpoint, cli, process, signals
+from alexnet_mlflow import checkpoint, cli, process
 from tests.killed import started
 from tests.stages.test_search import words
 
 pytestmark = pytest.mark.usefixtures("narrow")
 
 EPOCHS = 12
-SECONDS = 10  # five where no other test keeps the disk busy; docker stop gives ten
-SECONDS_OF_WORKERS = 60  # they are told when the leader's own trial is closed
+SECONDS = 5
+SECONDS_OF_WORKERS = 10  # they are told when the leader's own trial is closed
 SAID = Path("said")
 
 
@@ -48,7 +48,6 @@ def _program(arguments: list[str]) -> None:
         os.dup2(said.fileno(), 1)
         os.dup2(said.fileno(), 2)
     os.environ["MLFLOW_TRACKING_URI"] = mlflow.get_tracking_uri()  # its workers' too
-    checkpoint.PATIENCE_SECONDS = signals.CLOSING_SECONDS = 8.0
     sys.argv = arguments
     cli.script()
 
@@ -135,7 +134,7 @@ def test_a_second_signal_leaves_no_worker(store: Path, pictures: Path, checked: 
         for _ in range(2):
             os.kill(search.pid, signal.SIGTERM)
             time.sleep(0.3)
-        search.join(60)
+        search.join(5)
         assert search.exitcode == 143
         end = time.monotonic() + SECONDS_OF_WORKERS
         while process.started(worker) and time.monotonic() < end:
