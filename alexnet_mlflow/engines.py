@@ -7,52 +7,35 @@ search's storage and the tracking store.
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import socket
 import subprocess
 import sys
-import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
-import torch
-
-from alexnet_mlflow import signals
+from alexnet_mlflow import abreast
 from alexnet_mlflow.config import SearchConfig
-from alexnet_mlflow.options import BadInput, option_name, option_text
+from alexnet_mlflow.options import BadInput
 from alexnet_mlflow.progress import say
 
 LEAVE_SECONDS = 60  # what a worker may take to end when the search has ended
 WORKER = "ALEXNET_WORKER"  # set for a worker: it leads no search and makes none
-PARENT = "ALEXNET_LEADER_PID"  # a local worker ends when this process is gone
 PASSED_ON = ("MLFLOW_", "ALEXNET_", "AWS_", "PG")  # of the environment, to other machines
-NOT_PASSED_ON = ("MLFLOW_RUN_ID",)  # the run of the leader
 
 Failures = Callable[[], str]  # why all workers have gone; empty while one is there
 
 
 def command(config: SearchConfig, study: str) -> list[str]:
     """The command line of one worker of this search. The storage's password is not in it."""
-    changed = {"study": study, "storage": "", "workers": 1, "engine": "local"}
-    words = [sys.executable, "-m", "alexnet_mlflow", "search"]
-    for item in dataclasses.fields(config):
-        value = changed.get(item.name, getattr(config, item.name))
-        words.append(f"{option_name(item.name)}={option_text(value)}")
-    return words
+    return abreast.command(config, study=study, storage="", workers=1, engine="local")
 
 
 def is_worker() -> bool:
     """Was this process started by the leader of a search?"""
     return WORKER in os.environ
-
-
-def leader_gone() -> bool:
-    """Is this a local worker whose leader has ended?"""
-    pid = os.environ.get(PARENT)
-    return pid is not None and os.getppid() != int(pid)
 
 
 def ready(config: SearchConfig, url: str) -> None:
@@ -71,13 +54,12 @@ def ready(config: SearchConfig, url: str) -> None:
 def workers(config: SearchConfig, study: str, storage: str) -> Iterator[Failures]:
     """The search's other workers, for as long as the block lasts."""
     words = command(config, study)
-    environment = {key: text for key, text in os.environ.items() if key not in NOT_PASSED_ON}
-    environment |= {"ALEXNET_STORAGE": storage, WORKER: "1"}
+    changes = {"ALEXNET_STORAGE": storage, WORKER: "1"}
     if config.engine == "ray":
-        with _on_ray(config, words, environment) as failures:
+        with _on_ray(config, words, changes) as failures:
             yield failures
     elif config.workers > 1:
-        with _on_this_machine(config, words, environment):
+        with _on_this_machine(config, words, changes):
             yield lambda: ""
     else:
         yield lambda: ""
@@ -85,63 +67,32 @@ def workers(config: SearchConfig, study: str, storage: str) -> Iterator[Failures
 
 @contextmanager
 def _on_this_machine(
-    config: SearchConfig, words: list[str], environment: dict[str, str]
+    config: SearchConfig, words: list[str], changes: dict[str, str]
 ) -> Iterator[None]:
-    """One process more for each worker but the first, which is this one; threads are divided."""
-    cards = cards_of(os.environ, torch.cuda.device_count() if config.device != "cpu" else 0)
-    threads = max(1, torch.get_num_threads() // config.workers)
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    running, said = list[subprocess.Popen[bytes]](), list[IO[bytes]]()
-    try:
-        for place in range(1, config.workers):
-            own = {**environment, "OMP_NUM_THREADS": str(threads), PARENT: str(os.getpid())}
-            if cards:
-                own["CUDA_VISIBLE_DEVICES"] = cards[place % len(cards)]
-            said.append(tempfile.TemporaryFile())  # the leader's bar is the only one
-            with signals.held():  # a terminal's Ctrl-C is the leader's, who passes it on once
-                running.append(subprocess.Popen(
-                    words, env=own, stdout=subprocess.DEVNULL, stderr=said[-1],
-                    start_new_session=True,
-                ))
-                signals.follow(running[-1])
+    """One process more for each worker but the first, which is this one."""
+    with abreast.running([words] * (config.workers - 1), config.device, changes) as others:
         yield
-        for worker, words_of in zip(running, said, strict=True):
+        for worker in others:
             with suppress(subprocess.TimeoutExpired):  # it may load pictures yet: it is ended below
-                worker.wait(LEAVE_SECONDS)
-            if worker.returncode:
-                words_of.seek(0)
-                last = words_of.read().decode(errors="replace").strip().split("\n")[-1]
-                say(f"A worker ended with exit code {worker.returncode} ({last}); its trials were "
+                worker.process.wait(LEAVE_SECONDS)
+            if code := worker.process.returncode:
+                say(f"A worker ended with exit code {code} ({worker.last_words}); its trials were "
                     "taken over.")
-    finally:
-        for worker in running:
-            if signals.let_go(worker) and worker.poll() is None:
-                worker.terminate()
-        for worker in running:
-            worker.wait()
-        for words_of in said:
-            words_of.close()
-        torch.set_num_threads(before)
-
-
-def cards_of(environment: Mapping[str, str], count: int) -> list[str]:
-    """The names of the GPUs that torch sees, as CUDA_VISIBLE_DEVICES wants them."""
-    named = environment.get("CUDA_VISIBLE_DEVICES", "")
-    names = [name.strip() for name in named.split(",") if name.strip()]
-    return names[:count] if names else [str(number) for number in range(count)]
 
 
 @contextmanager
 def _on_ray(
-    config: SearchConfig, words: list[str], environment: dict[str, str]
+    config: SearchConfig, words: list[str], changes: dict[str, str]
 ) -> Iterator[Failures]:
     """Each worker is a Ray task; this process tries no point itself."""
     ray = _cluster(config)
     try:
         card = 1 if config.device != "cpu" and ray.cluster_resources().get("GPU") else 0
         task = ray.remote(num_cpus=1, num_gpus=card, max_retries=0)(_worker)
-        passed = {key: text for key, text in environment.items() if key.startswith(PASSED_ON)}
+        passed = {
+            key: text for key, text in os.environ.items()
+            if key.startswith(PASSED_ON) and key not in abreast.NOT_PASSED_ON
+        } | changes
         tasks = [task.remote(words[1:], passed, os.getcwd()) for _ in range(config.workers)]
         yield lambda: _failures(ray, tasks)
     finally:

@@ -26,8 +26,8 @@ ORDER = (
     "compare", "contest", "detect", "checks", "device", "distributed", "graph", "malloc",
     "optimizers", "train", "probes", "checkpoint", "alive", "turn", "progress", "space",
     "prune", "plots", "runs", "reach", "journal", "delivery", "exported", "served", "models",
-    "track", "registry", "sync", "health", "candidates", "storage", "study", "trial", "engines",
-    "gate", "resume", "findings", "evaluation", "stages", "pipeline", "cli",
+    "track", "registry", "sync", "health", "candidates", "storage", "study", "trial",
+    "abreast", "engines", "gate", "resume", "findings", "evaluation", "stages", "pipeline", "cli",
 )
 # Libraries that these modules alone may import ...
 ONLY_IN = {

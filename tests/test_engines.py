@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 import time
@@ -68,15 +67,6 @@ def test_workers_end_with_an_error_of_the_leader(sleeper: Path) -> None:
     assert all(pid == session for pid, session in started)
 
 
-def test_a_worker_knows_when_its_leader_has_gone(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv(engines.PARENT, raising=False)
-    assert not engines.leader_gone(), "nobody leads a process that a person started"
-    monkeypatch.setenv(engines.PARENT, str(os.getppid()))
-    assert not engines.leader_gone()
-    monkeypatch.setenv(engines.PARENT, "1234567")
-    assert engines.leader_gone()
-
-
 def test_the_threads_are_divided_and_given_back(sleeper: Path) -> None:
     import torch
 
@@ -87,15 +77,6 @@ def test_the_threads_are_divided_and_given_back(sleeper: Path) -> None:
         assert torch.get_num_threads() == max(1, before // 2)
         raise KeyError
     assert torch.get_num_threads() == before
-
-
-@pytest.mark.parametrize(
-    ("named", "count", "names"),
-    [("", 2, ["0", "1"]), ("2,3", 2, ["2", "3"]), ("GPU-a, GPU-b", 2, ["GPU-a", "GPU-b"]),
-     ("", 0, []), ("2,3", 0, [])],
-)
-def test_the_user_s_choice_of_gpus_stays(named: str, count: int, names: list[str]) -> None:
-    assert engines.cards_of({"CUDA_VISIBLE_DEVICES": named}, count) == names
 
 
 def test_a_cluster_needs_more_than_a_file() -> None:
