@@ -21,8 +21,8 @@ import torch
 from alexnet_mlflow import signals
 from alexnet_mlflow.config import RunConfig
 from alexnet_mlflow.options import option_name, option_text
+from alexnet_mlflow.runner import PARENT
 
-PARENT = "ALEXNET_LEADER_PID"  # set for such a process: it ends when that one is gone
 NOT_PASSED_ON = ("MLFLOW_RUN_ID",)  # the run of this process
 
 
@@ -35,22 +35,29 @@ class Other:
     output: IO[bytes]
     errors: IO[bytes]
 
-    def said(self, since: int = 0) -> str:
-        """Its standard error from this byte on. The place where it writes is not moved."""
-        size = os.fstat(self.errors.fileno()).st_size
-        return os.pread(self.errors.fileno(), size - since, since).decode(errors="replace")
+    def said(self, since: int = 0) -> bytes:
+        """Its standard error from this byte on."""
+        return _read(self.errors, since)
 
     @property
     def last_words(self) -> str:
         """The last line of its standard error."""
-        return self.said().strip().split("\n")[-1]
+        return _last_line(self.said())
 
     @property
     def result(self) -> str:
         """The last line of its standard output."""
-        size = os.fstat(self.output.fileno()).st_size
-        text = os.pread(self.output.fileno(), size, 0).decode(errors="replace")
-        return text.strip().split("\n")[-1]
+        return _last_line(_read(self.output))
+
+
+def _read(file: IO[bytes], since: int = 0) -> bytes:
+    """What is in it from this byte on. The place where the other process writes is not moved."""
+    size = os.fstat(file.fileno()).st_size
+    return os.pread(file.fileno(), size - since, since)
+
+
+def _last_line(text: bytes) -> str:
+    return text.decode(errors="replace").strip().split("\n")[-1]
 
 
 def command(config: RunConfig, **changes: object) -> list[str]:

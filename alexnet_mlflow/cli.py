@@ -56,7 +56,7 @@ TYPES: dict[str, click.ParamType[Any]] = {
 # Options that mean something without a value: `--resume` is `--resume=last`.
 FLAGS = (
     "skip_corrupt", "offline", "hard", "allow_missing", "exhaustive", "force", "rollback",
-    "dry_run", "flip", "deterministic",
+    "dry_run", "flip", "deterministic", "side_by_side",
 )
 FLAG_VALUES = {"resume": "last", **dict.fromkeys(FLAGS, "true")}
 

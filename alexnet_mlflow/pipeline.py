@@ -14,44 +14,27 @@ of the seeds, neither that of the search nor which pictures validate.
 from __future__ import annotations
 
 import dataclasses
-import time
+import os
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from statistics import mean, stdev
-from typing import Any, TypeVar
+from typing import Any
 
 from alexnet_mlflow.checks import Verdict
 from alexnet_mlflow.compare import Difference, mean_difference, mean_interval
 from alexnet_mlflow.config import (
     OPTIMIZERS,
     BabysitConfig,
-    EvaluateConfig,
-    FinalConfig,
-    OverfitConfig,
     PromoteConfig,
-    SanityConfig,
-    SearchConfig,
     parameters,
     resolve,
 )
+from alexnet_mlflow.course import Course, at_once, followed, meanwhile, told, written
 from alexnet_mlflow.data import load
 from alexnet_mlflow.options import BadInput
 from alexnet_mlflow.progress import say
+from alexnet_mlflow.runner import COURSE
 from alexnet_mlflow.runs import Tracker
-from alexnet_mlflow.stages import (
-    StageResult,
-    check_batch,
-    close,
-    evaluate,
-    final,
-    overfit,
-    promote,
-    sanity,
-    search,
-    tags_of,
-)
-
-AnyStage = TypeVar("AnyStage")
+from alexnet_mlflow.stages import StageResult, check_batch, close, promote, tags_of
 
 HEADS = ("optimizer", "lr", "weight decay", "val accuracy", "test accuracy", "seconds")
 SEEDS_HEAD = "val mean +- sd"  # a column more, where there are several finals
@@ -59,53 +42,16 @@ CONFIDENCE = 0.95
 COVERS = "the noise of the seeds, not of the search or of which pictures validate"
 
 
-@dataclass
-class Course:
-    """One optimizer's way through the protocol."""
-
-    optimizer: str
-    force: bool
-    results: list[StageResult] = field(default_factory=list)
-    refusals: list[str] = field(default_factory=list)
-    forced: bool = False  # it went on past a stage that said no
-    seconds: float = 0.0
-
-    def goes_on(self, result: StageResult, able: bool = True) -> bool:
-        """Say and keep a stage's result; may the next follow? able: it would have what it needs."""
-        self.results.append(_told(result))
-        if result.verdict != "fail":
-            return True
-        go = self.force and able
-        self.forced = self.forced or go
-        reason = " ".join(result.sentences)
-        note = ", and --force goes on" if go else ""
-        self.refusals.append(f"{self.optimizer}: {result.stage} said no{note}: {reason}")
-        return go
-
-    @property
-    def finals(self) -> list[StageResult]:
-        """The final trainings that came to an end and have a model, in the seeds' order."""
-        return [one for one in self.results if one.stage == "final" and _has_model(one)]
-
-    @property
-    def best(self) -> StageResult:
-        """The final that is best on validation, by accuracy and then by loss: it is evaluated."""
-        return max(self.finals, key=_on_validation)
-
-    @property
-    def test(self) -> StageResult | None:
-        """The evaluation; None where the protocol stopped before."""
-        return self.results[-1] if self.results[-1].stage == "evaluate" else None
-
-    @property
-    def accuracies(self) -> list[float]:
-        """Best validation accuracy of each final, as fractions."""
-        return [float(one.figures["best_val_accuracy"]) for one in self.finals]
-
-
 def run(config: BabysitConfig, tracker: Tracker) -> StageResult:
-    """Sanity, overfit, search, finals, evaluate for each optimizer; then promote."""
+    """Sanity, overfit, search, finals, evaluate for each optimizer; then promote.
+
+    In a process that was started beside another one: what is one optimizer's, below its run.
+    """
     config = resolve(config)
+    if parent := os.environ.get(COURSE):
+        course = followed(config, _fresh(config), tracker.below(parent))
+        verdict = _verdict([course], refused=False)
+        return StageResult("babysit", parent, verdict, (), {"course": written(course)})
     data = load(config)
     check_batch(config, data)
     both = config.optimizer == "both"
@@ -114,10 +60,8 @@ def run(config: BabysitConfig, tracker: Tracker) -> StageResult:
         here.params(parameters(config))
         here.dataset(data, "training")
         del data  # each stage loads what it needs
-        courses = [
-            _protocol(dataclasses.replace(config, optimizer=optimizer), seeds, here)
-            for optimizer in optimizers
-        ]
+        configs = [dataclasses.replace(config, optimizer=one) for one in optimizers]
+        courses = _courses(configs, seeds, here)
         sentences, figures = _shown(here, courses, seeds, both)
         promoted, refusal = _promoted(config, courses, here)
         if promoted:
@@ -130,6 +74,19 @@ def run(config: BabysitConfig, tracker: Tracker) -> StageResult:
         return StageResult("babysit", here.run_id, verdict, (*sentences, *refusal), figures, uri)
 
 
+def _courses(
+    configs: Sequence[BabysitConfig], seeds: Sequence[int], here: Tracker
+) -> list[Course]:
+    """One after the other; where there is room for it, the last one beside the first."""
+    if len(configs) == 1 or not at_once(configs[0], here):
+        return [followed(config, seeds, here) for config in configs]
+    first, second = configs
+    say(f"{second.optimizer} is trained meanwhile, by a process of its own: what it says comes "
+        f"after {first.optimizer}.")
+    with meanwhile(second, here) as waited:
+        return [followed(first, seeds, here), waited()]
+
+
 def _promoted(
     config: BabysitConfig, courses: Sequence[Course], here: Tracker
 ) -> tuple[StageResult | None, tuple[str, ...]]:
@@ -137,7 +94,7 @@ def _promoted(
     if not any(course.test for course in courses):
         return None, ()
     try:
-        return _told(promote.run(PromoteConfig(dataset=config.dataset), here)), ()
+        return told(promote.run(PromoteConfig(dataset=config.dataset), here)), ()
     except BadInput as error:
         return None, (f"promote refused: {error}.",)
 
@@ -153,73 +110,13 @@ def _verdict(courses: Sequence[Course], refused: bool) -> Verdict:
 
 def _seeds(config: BabysitConfig) -> tuple[int, ...]:
     """The finals' seeds. To compare, those after the search's own: fresh, and the same for both."""
-    if config.optimizer != "both":
-        return (config.seed,)
+    return _fresh(config) if config.optimizer == "both" else (config.seed,)
+
+
+def _fresh(config: BabysitConfig) -> tuple[int, ...]:
     seeds = tuple(range(config.seed + 1, config.seed + config.seeds + 1))
     dataclasses.replace(config, seed=seeds[-1])  # a seed too large is told now, not after hours
     return seeds
-
-
-def _protocol(config: BabysitConfig, seeds: Sequence[int], here: Tracker) -> Course:
-    """One optimizer's stages in order, until the last or the first that stops it."""
-    course, started = Course(config.optimizer, config.force), time.perf_counter()
-    if course.goes_on(sanity.run(_derived(SanityConfig, config), here)) and course.goes_on(
-        overfit.run(_derived(OverfitConfig, config, epochs=None), here)
-    ):
-        found = search.run(_derived(SearchConfig, config, epochs=config.search_epochs), here)
-        course.forced = course.forced or _was_forced(found, here)
-        rates = {name: found.figures.get(f"best_{name}") for name in ("lr", "weight_decay")}
-        if course.goes_on(found, able=None not in rates.values()) and _trained(
-            course, _derived(FinalConfig, config, seeds=1, **rates), seeds, here
-        ):
-            wanted = _derived(EvaluateConfig, config, run=str(course.best.run_id))
-            course.goes_on(evaluate.run(wanted, here))
-    course.seconds = time.perf_counter() - started
-    return course
-
-
-def _trained(course: Course, config: FinalConfig, seeds: Sequence[int], here: Tracker) -> bool:
-    """A final training a seed; is there one to evaluate?"""
-    for number, seed in enumerate(seeds, 1):
-        if len(seeds) > 1:
-            say(f"[final] {course.optimizer}, {number} of {len(seeds)}: seed {seed}")
-        result = final.run(dataclasses.replace(config, seed=seed), here)
-        able = number < len(seeds) or _has_model(result) or bool(course.finals)
-        if not course.goes_on(result, able):
-            return False
-    if len(seeds) > 1:
-        best = f"{course.best.figures['best_val_accuracy']:.2%}"
-        say(f"[final] {course.optimizer}: the best on validation, {best}, is evaluated.")
-    return True
-
-
-def _derived(kind: type[AnyStage], config: BabysitConfig, **changes: Any) -> AnyStage:
-    """A stage's config with what it shares with the protocol's, and these values changed."""
-    names = {item.name for item in dataclasses.fields(kind)}  # type: ignore[arg-type]
-    shared = {name: value for name, value in vars(config).items() if name in names}
-    return kind(**{**shared, **changes})
-
-
-def _told(result: StageResult) -> StageResult:
-    """The same result, after saying what it found."""
-    for sentence in result.sentences:
-        say(f"[{result.stage}] {sentence}")
-    return result
-
-
-def _was_forced(found: StageResult, here: Tracker) -> bool:
-    """Did the stage itself go on past a check that failed?"""
-    run = here.found(found.run_id) if found.run_id else None
-    return run is not None and "forced" in run.tags
-
-
-def _has_model(one: StageResult) -> bool:
-    """It did not diverge."""
-    return "best_val_accuracy" in one.figures
-
-
-def _on_validation(one: StageResult) -> tuple[float, float]:
-    return one.figures["best_val_accuracy"], -one.figures["best_val_loss"]
 
 
 def _shown(

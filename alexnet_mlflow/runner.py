@@ -19,6 +19,8 @@ from pathlib import Path
 from alexnet_mlflow import process, signals
 
 LOOK_SECONDS = 0.5
+PARENT = "ALEXNET_LEADER_PID"  # set for a process that another one has started beside itself
+COURSE = "ALEXNET_COURSE"  # for one that trains another optimizer there: the run of both
 LAST_WORD = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "MLFLOW_HTTP_REQUEST_TIMEOUT": "2",
     "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -27,8 +29,10 @@ LOOKS = 2  # without it in a row: a file of /proc that cannot be read now is no 
 
 
 def watch() -> bool:
-    """From now on this process stops with its runner. False where there is none."""
-    pid = found() if "MLFLOW_RUN_ID" in os.environ else None
+    """From now on this process stops with its runner, or with the process that it trains beside.
+    False where there is none."""
+    pid = int(os.environ[PARENT]) if COURSE in os.environ else None
+    pid = found() if "MLFLOW_RUN_ID" in os.environ else pid
     if pid is None:
         return False
     began = process.started(pid)

@@ -15,6 +15,7 @@ from pathlib import Path
 import mlflow
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from alexnet_mlflow import model, pipeline, track
@@ -119,8 +120,9 @@ class Babysat:
 def babysat(
     empty_store: Path, pictures: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Babysat]:
-    """The whole protocol, both optimizers, on easy pictures: run once, looked at by many."""
-    folder = tmp_path_factory.mktemp("babysat")
+    """The whole protocol, both optimizers side by side, on easy pictures: run once, looked at by
+    many."""
+    folder, threads = tmp_path_factory.mktemp("babysat"), torch.get_num_threads()
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         for _ in _use(empty_store, folder):
@@ -129,7 +131,11 @@ def babysat(
                 trials=4, fine_trials=2, search_epochs=3, epochs=4, seed=2,
                 lr_low=1e-4, lr_high=0.1, seeds=2,
             )
-            result = pipeline.run(config, track.connect())
+            torch.set_num_threads(2)  # one for each
+            try:
+                result = pipeline.run(config, track.connect())
+            finally:
+                torch.set_num_threads(threads)
             runs = mlflow.MlflowClient().search_runs(
                 ["0"], order_by=["attributes.start_time ASC"], max_results=200
             )

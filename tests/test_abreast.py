@@ -14,6 +14,7 @@ import torch
 from alexnet_mlflow import abreast
 from alexnet_mlflow.cli import commands
 from alexnet_mlflow.config import BabysitConfig
+from alexnet_mlflow.runner import PARENT
 
 SPEAKS = """
 import os, sys, time
@@ -54,17 +55,17 @@ def test_what_it_says_is_read_while_it_says_more(tmp_path: Path) -> None:
     with abreast.running([python(SPEAKS, begun, go)], "cpu", {}) as [other]:
         while not begun.exists():
             time.sleep(0.01)
-        assert other.said() == "first\n"
+        assert other.said() == b"first\n"
         go.touch()
         assert other.process.wait() == 0
-        assert other.said() == "first\nsecond\n" and other.said(6) == "second\n"
+        assert other.said() == b"first\nsecond\n" and other.said(6) == b"second\n"
         assert other.last_words == "second" and other.result == '{"found": 1}'
 
 
 def test_nothing_said_is_an_empty_line() -> None:
     with abreast.running([python("pass")], "cpu", {}) as [other]:
         other.process.wait()
-        assert (other.said(), other.last_words, other.result) == ("", "", "")
+        assert (other.said(), other.last_words, other.result) == (b"", "", "")
 
 
 @pytest.mark.parametrize(
@@ -105,11 +106,11 @@ def test_an_error_ends_them() -> None:
 
 
 def test_a_process_knows_when_its_leader_has_gone(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv(abreast.PARENT, raising=False)
+    monkeypatch.delenv(PARENT, raising=False)
     assert not abreast.leader_gone(), "nobody leads a process that a person started"
-    monkeypatch.setenv(abreast.PARENT, str(os.getppid()))
+    monkeypatch.setenv(PARENT, str(os.getppid()))
     assert not abreast.leader_gone()
-    monkeypatch.setenv(abreast.PARENT, "1234567")
+    monkeypatch.setenv(PARENT, "1234567")
     assert abreast.leader_gone()
 
 

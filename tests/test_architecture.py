@@ -27,7 +27,8 @@ ORDER = (
     "optimizers", "train", "probes", "checkpoint", "alive", "turn", "progress", "space",
     "prune", "plots", "runs", "reach", "journal", "delivery", "exported", "served", "models",
     "track", "registry", "sync", "health", "candidates", "storage", "study", "trial",
-    "abreast", "engines", "gate", "resume", "findings", "evaluation", "stages", "pipeline", "cli",
+    "abreast", "engines", "gate", "resume", "findings", "evaluation", "stages", "course",
+    "pipeline", "cli",
 )
 # Libraries that these modules alone may import ...
 ONLY_IN = {

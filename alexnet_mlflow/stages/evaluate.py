@@ -199,11 +199,12 @@ def _told(
     here.metrics(fast)
     points = evaluation.show(seen, here, logged, about)
     many, alone = fast["pictures_per_second"], fast["latency_ms"]
+    where = "cuda" if device.type == "cuda" else f"cpu, threads: {torch.get_num_threads()}"
     return {**figures, **fast}, (
         f"{seen.title}: {counted(scores.correct, scores.n)}, loss {scores.loss:.4f}, "
         f"calibration error {figures['test_calibration_error']:.2%}.",
         *unseen, *points,
-        f"On this {device.type}: {many:.0f} pictures/s, one alone in {alone:.1f} ms.",
+        f"On this {where}: {many:.0f} pictures/s, one alone in {alone:.1f} ms.",
     )
 
 

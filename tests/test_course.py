@@ -1,0 +1,244 @@
+"""One optimizer's way: what stops it, and the one that goes on in a process beside this one."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from mlflow import MlflowClient
+from mlflow.entities import Run
+
+from alexnet_mlflow import abreast, course, process
+from alexnet_mlflow.checks import Verdict
+from alexnet_mlflow.config import BabysitConfig, SearchConfig, SpaceConfig
+from alexnet_mlflow.course import Course
+from alexnet_mlflow.options import BadInput
+from alexnet_mlflow.runs import NullTracker
+from alexnet_mlflow.stages import StageResult
+from tests.narrow import environment
+
+LEAVE_SECONDS = 10  # what started it closes its own run first
+
+
+def stage_result(stage: str, verdict: Verdict = "pass", **figures: object) -> StageResult:
+    return StageResult(stage, stage, verdict, (f"What {stage} found.",), figures)
+
+
+def test_what_only_warns_does_not_stop() -> None:
+    course = Course("sgd", force=False)
+    assert course.goes_on(stage_result("sanity", "warn"))
+    assert course.refusals == [] and not course.forced
+
+
+@pytest.mark.parametrize(
+    ("force", "able", "goes"),
+    [(False, True, False), (True, True, True), (True, False, False), (False, False, False)],
+)
+def test_a_fail_stops_unless_forced_and_able(force: bool, able: bool, goes: bool) -> None:
+    course = Course("sgd", force)
+    assert course.goes_on(stage_result("search", "fail"), able) == goes == course.forced
+    [told] = course.refusals
+    assert told.startswith("sgd: search said no") and told.endswith(": What search found.")
+    assert ("--force goes on" in told) == goes
+
+
+def test_every_option_of_the_search_is_handed_over() -> None:
+    """By name: each field of SpaceConfig, other than its default, reaches the search."""
+    others = {
+        "dataset": "digits", "data_dir": "d", "device": "cpu", "optimizer": "adam",
+        "recipe": "strong", "precision": "bf16",
+        "sampler": "qmc", "prune": "epoch", "engine": "ray", "storage": "sqlite:///s.db",
+        "ray_address": "ray://there:10001",
+    }
+    values: dict[str, object] = {}
+    for item in dataclasses.fields(SpaceConfig):
+        if item.name in others:
+            values[item.name] = others[item.name]
+        elif isinstance(item.default, bool):
+            values[item.name] = not item.default
+        else:
+            values[item.name] = 3 if item.default is None else item.default * 0.5 or 3
+            if "int" in str(item.type):
+                values[item.name] = int(item.default or 3) + 1
+    config = BabysitConfig(**values)  # type: ignore[arg-type]
+    made = course._derived(SearchConfig, config, epochs=7)
+    assert {name: getattr(made, name) for name in values} == values
+    assert made.epochs == 7
+    for item in dataclasses.fields(SpaceConfig):
+        assert values[item.name] != item.default, item.name
+
+
+# Beside
+
+
+def gone() -> Course:
+    made = Course("adam", force=False, seconds=12.5, refusals=["adam: search said no: why"])
+    made.results += [
+        stage_result("sanity", "warn", first_loss=0.1 + 0.2, lr=None),
+        StageResult("evaluate", "e1", "pass", (), {"test_accuracy": 1 / 3}, "models:/m-1"),
+    ]
+    return made
+
+
+def test_a_course_is_the_same_on_the_other_side() -> None:
+    assert course.read(json.loads(json.dumps(course.written(gone()), allow_nan=False))) == gone()
+
+
+@pytest.mark.parametrize(
+    ("changes", "run_id", "threads", "room"),
+    [({}, "a1", 2, True), ({}, "a1", 1, False), ({}, None, 2, False),
+     ({"side_by_side": False}, "a1", 2, False), ({"workers": 2}, "a1", 2, False),
+     ({"engine": "ray"}, "a1", 2, False)],
+)
+def test_where_there_is_room_for_two(
+    monkeypatch: pytest.MonkeyPatch, changes: dict[str, object], run_id: str | None, threads: int,
+    room: bool,
+) -> None:
+    """Cores, no search that takes them all, and a run below which both can be."""
+    monkeypatch.setattr(abreast, "places", lambda device: threads)
+    here = NullTracker()
+    here.run_id = run_id
+    config = BabysitConfig(optimizer="both", device="cpu", **changes)  # type: ignore[arg-type]
+    assert course.at_once(config, here) == room
+
+
+@pytest.fixture
+def said(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What was shown, a line each."""
+    lines: list[str] = []
+    monkeypatch.setattr(course, "say", lines.append)
+    monkeypatch.setattr(course, "LOOK_SECONDS", 0.01)
+    return lines
+
+
+def waited(text: str) -> Course:
+    with abreast.running([[sys.executable, "-c", text]], "cpu", {}) as [other]:
+        return course._waited(other, "adam")
+
+
+TALKS = r"""
+import os, sys, time
+def say(text):
+    os.write(2, text)
+    time.sleep(0.1)
+say(b"one\ntw"); say(b"o\nth\xc3"); say(b"\xa4\nlast")
+print("a word"); print(sys.argv[1])
+"""
+
+
+def test_what_it_says_is_shown_in_whole_lines(said: list[str]) -> None:
+    line = json.dumps({"course": course.written(gone())})
+    found = waited(TALKS.replace("sys.argv[1]", repr(line)))
+    assert found == gone() and said == ["one", "two", "thä", "last"]
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("import sys; print('Error: the disk is full', file=sys.stderr); sys.exit(2)",
+         "exit code 2 (the disk is full)"),
+        ("import os, signal; os.kill(os.getpid(), signal.SIGKILL)",
+         "exit code -9 (it said nothing)"),
+        ("raise KeyError('x')", "exit code 1 (KeyError: 'x')"),
+        ("print('no line of JSON')", "exit code 0 (it said nothing)"),
+        ("print('[1]')", "exit code 0 (it said nothing)"),
+        ("print('{}')", "exit code 0 (it said nothing)"),
+        ("""print('{"course": {"no": 1}}')""", "exit code 0 (it said nothing)"),
+    ],
+)
+def test_a_process_without_a_result_is_a_sentence(
+    said: list[str], text: str, told: str
+) -> None:
+    with pytest.raises(BadInput) as caught:
+        waited(text)
+    sentence = str(caught.value)
+    assert sentence.startswith("the process that trained with adam ended with ")
+    assert told in sentence and sentence.endswith(": give the same command again")
+
+
+def test_the_password_of_a_storage_is_in_no_command_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    begun: list[tuple[list[list[str]], dict[str, str]]] = []
+    real = abreast.running
+
+    def running(commands: list[list[str]], device: str, changes: dict[str, str]) -> object:
+        begun.append((commands, changes))
+        return real([[sys.executable, "-c", ""]], device, changes)
+
+    monkeypatch.setattr(abreast, "running", running)
+    here = NullTracker()
+    here.run_id = "a1"
+    config = BabysitConfig(optimizer="adam", storage="postgresql://me:geheim@there/x")
+    with course.meanwhile(config, here):
+        pass
+    [([words], changes)] = begun
+    assert not any("geheim" in word for word in words) and "--optimizer=adam" in words
+    assert changes == {
+        "ALEXNET_COURSE": "a1", "ALEXNET_STORAGE": "postgresql://me:geheim@there/x"
+    }
+
+
+# The two together: stopped, killed
+
+
+def runs_of(stage: str) -> list[Run]:
+    return list(MlflowClient().search_runs(["0"], f"tags.stage = '{stage}'"))
+
+
+@pytest.fixture
+def both(store: Path, pictures: Path) -> subprocess.Popen[bytes]:
+    """The program, as both optimizers are in their first stage."""
+    words = [sys.executable, "-m", "tests.narrow", "babysit", f"--dataset={pictures}",
+             "--optimizer=both", "--batch-size=8", "--device=cpu"]
+    begun = subprocess.Popen(
+        words, env={**environment(store), "OMP_NUM_THREADS": "2"}, start_new_session=True,
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )
+    end = time.monotonic() + 120
+    while {run.data.tags["optimizer"] for run in runs_of("sanity")} != {"sgd", "adam"}:
+        assert begun.poll() is None and time.monotonic() < end
+        time.sleep(0.05)
+    return begun
+
+
+def child_of(pid: int) -> int:
+    numbers = [int(path.name) for path in Path("/proc").iterdir() if path.name.isdigit()]
+    [child] = [number for number in numbers if process.parent(number) == pid]
+    return child
+
+
+def await_end(pid: int) -> None:
+    end = time.monotonic() + LEAVE_SECONDS
+    try:
+        while process.started(pid):
+            assert time.monotonic() < end, "it trains on, for nobody"
+            time.sleep(0.05)
+    finally:
+        if process.started(pid):
+            os.kill(pid, signal.SIGKILL)
+
+
+def test_a_signal_stops_both(both: subprocess.Popen[bytes]) -> None:
+    child = child_of(both.pid)
+    both.send_signal(signal.SIGTERM)
+    assert both.wait(LEAVE_SECONDS) == 143
+    await_end(child)
+    runs = {run.data.tags["optimizer"]: run.info.status for run in runs_of("sanity")}
+    assert runs["adam"] == "KILLED"  # it had begun when the signal came
+    assert [run.info.status for run in runs_of("babysit")] == ["KILLED"]
+    assert not MlflowClient().search_runs(["0"], "attributes.status = 'RUNNING'")
+
+
+def test_it_ends_with_the_process_that_it_trains_beside(both: subprocess.Popen[bytes]) -> None:
+    child = child_of(both.pid)
+    both.kill()
+    both.wait()
+    await_end(child)
+    statuses = {run.data.tags["optimizer"]: run.info.status for run in runs_of("sanity")}
+    assert statuses["adam"] == "KILLED"
