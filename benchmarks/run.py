@@ -49,6 +49,7 @@ BENCHMARKS = {
     "bench_data": Benchmark("--rounds 5", "--rounds 3"),
     "bench_tracking": Benchmark("--epochs 20 --trials 10", "--epochs 10 --trials 3 --pictures 64"),
     "bench_start": Benchmark("--rounds 5", "--rounds 3"),
+    "bench_demo": Benchmark("--rounds 3"),
     "bench_search": Benchmark(
         "--rounds 3 --trials 6 --fine-trials 3 --epochs 5", None, ("cpu", "cuda"),
         "--rounds 1 --dataset cifar10 --optimizer sgd --trials 20 --fine-trials 10 --epochs 5 "

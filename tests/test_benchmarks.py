@@ -19,7 +19,7 @@ from alexnet_mlflow import train
 from alexnet_mlflow.device import compute_in
 from alexnet_mlflow.graph import Captured
 from alexnet_mlflow.model import build
-from benchmarks import bench_step, bench_tracking
+from benchmarks import bench_demo, bench_step, bench_tracking
 from benchmarks.record import FIELDS, RECORDS, kept, read, spread
 from benchmarks.run import BENCHMARKS
 from tests.flaky import MODES
@@ -43,6 +43,7 @@ TINY = {
     "bench_data": ("--rounds=1 --pictures=100 --workers=0", {"part"}),
     "bench_tracking": ("--epochs=1 --trials=1 --pictures=16", {"of", "seconds"}),
     "bench_start": ("--rounds=1 --limit=8", {"help", "import_both", "first_epoch"}),
+    "bench_demo": ("--rounds=1 --limit=16", {"side_by_side", "one_after_the_other"}),
     "bench_search": (
         "--rounds=1 --limit=24 --batch-size=8 --trials=2 --fine-trials=1 --epochs=1 "
         "--rival=exhaustive --rival=processes", {"exhaustive", "processes"},
@@ -141,6 +142,10 @@ def test_every_benchmark_is_run_with_options_that_it_knows() -> None:
         main = importlib.import_module(f"benchmarks.{name}").main
         for options in filter(None, (benchmark.full, benchmark.quick, benchmark.on_cuda)):
             main.make_context(name, options.split())  # raises where one is unknown
+
+
+def test_the_demo_that_is_timed_is_the_makefile_s() -> None:
+    assert f"DEMO := {' '.join(bench_demo.DEMO)}\n" in (ROOT / "Makefile").read_text()
 
 
 def test_a_gpu_has_options_of_its_own_and_only_for_what_knows_one() -> None:
