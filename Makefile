@@ -30,8 +30,8 @@ $(READY): requirements.txt requirements-dev.txt pyproject.toml
 	$(UV) --no-deps --no-build-isolation --editable .
 	touch $@
 
-demo: $(READY)  ## The whole protocol on the bundled faces, SGD against Adam, on a CPU
-	$(BIN)/alexnet-mlflow babysit $(DEMO)
+demo: $(READY)  ## The whole protocol on the bundled faces, SGD against Adam, on a CPU (DEVICE=auto: or a GPU)
+	$(BIN)/alexnet-mlflow babysit $(DEMO) --device=$(DEVICE)
 	@echo
 	@echo "Runs, plots, models and the registry: make ui"
 

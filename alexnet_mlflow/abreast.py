@@ -87,7 +87,7 @@ def running(
     passed = {key: text for key, text in os.environ.items() if key not in NOT_PASSED_ON}
     own = {**passed, **changes, "OMP_NUM_THREADS": str(threads), PARENT: str(os.getpid())}
     others = list[Other]()
-    torch.set_num_threads(threads)
+    torch.set_num_threads(max(1, before - threads * len(commands)))  # the rest
     with ExitStack() as files:
         try:
             for place, words in enumerate(commands, 1):
@@ -109,12 +109,6 @@ def running(
             for other in others:
                 other.process.wait()
             torch.set_num_threads(before)
-
-
-def leader_gone() -> bool:
-    """Has the process ended that has started this one beside it?"""
-    pid = os.environ.get(PARENT)
-    return pid is not None and os.getppid() != int(pid)
 
 
 def _cards(device: str) -> list[str]:

@@ -24,7 +24,6 @@ from alexnet_mlflow.config import (
     SanityConfig,
     SearchConfig,
 )
-from alexnet_mlflow.options import BadInput
 from alexnet_mlflow.progress import say
 from alexnet_mlflow.runner import COURSE
 from alexnet_mlflow.runs import Tracker
@@ -147,10 +146,10 @@ def at_once(config: BabysitConfig, here: Tracker) -> bool:
 
 
 @contextmanager
-def meanwhile(config: BabysitConfig, here: Tracker) -> Iterator[Callable[[], Course]]:
+def meanwhile(config: BabysitConfig, here: Tracker) -> Iterator[Callable[[], Course | None]]:
     """The course of this optimizer in a process beside this one, for as long as the block lasts.
 
-    What is given waits for its end. BadInput where it had none.
+    What is given waits for its end; None, and a word, where the process has come to none.
     """
     changes = {COURSE: str(here.run_id)}
     if config.storage:
@@ -160,7 +159,7 @@ def meanwhile(config: BabysitConfig, here: Tracker) -> Iterator[Callable[[], Cou
         yield lambda: _waited(other, config.optimizer)
 
 
-def _waited(other: abreast.Other, optimizer: str) -> Course:
+def _waited(other: abreast.Other, optimizer: str) -> Course | None:
     """Say what the other process has said and says, until it has ended; what came of it."""
     shown, over = 0, False
     while not over:
@@ -174,12 +173,10 @@ def _waited(other: abreast.Other, optimizer: str) -> Course:
             time.sleep(LOOK_SECONDS)
     try:
         return read(json.loads(other.result)["course"])
-    except (KeyError, TypeError, ValueError) as error:
-        reason = other.last_words.removeprefix("Error: ") or "it said nothing"
-        raise BadInput(
-            f"the process that trained with {optimizer} ended with exit code "
-            f"{other.process.returncode} ({reason}): give the same command again"
-        ) from error
+    except (KeyError, TypeError, ValueError):
+        say(f"The process of {optimizer} ended with exit code {other.process.returncode} and no "
+            f"result: {optimizer} is trained here.")
+        return None
 
 
 def written(course: Course) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from alexnet_mlflow import abreast
+from alexnet_mlflow import abreast, runner
 from alexnet_mlflow.config import SearchConfig
 from alexnet_mlflow.options import BadInput
 from alexnet_mlflow.progress import say
@@ -36,6 +36,11 @@ def command(config: SearchConfig, study: str) -> list[str]:
 def is_worker() -> bool:
     """Was this process started by the leader of a search?"""
     return WORKER in os.environ
+
+
+def leader_gone() -> bool:
+    """Is this a worker whose leader has ended? A leader ends otherwise (runner.watch)."""
+    return is_worker() and runner.leader_gone()
 
 
 def ready(config: SearchConfig, url: str) -> None:

@@ -124,6 +124,7 @@ def speed(model: nn.Module, device: torch.device) -> dict[str, float]:
     """How fast the model answers on this device, from pixels that lie there.
 
     pictures_per_second in batches of SCORE_BATCH, latency_ms of one picture alone: medians.
+    speed_threads: of torch, in which a CPU has done it.
     """
     def seconds(count: int) -> float:
         pixels = torch.rand(count, *PICTURE, device=device)
@@ -141,6 +142,7 @@ def speed(model: nn.Module, device: torch.device) -> dict[str, float]:
         return {
             "pictures_per_second": SCORE_BATCH / seconds(SCORE_BATCH),
             "latency_ms": 1000 * seconds(1),
+            "speed_threads": torch.get_num_threads(),
         }
 
 

@@ -14,11 +14,11 @@ of the seeds, neither that of the search nor which pictures validate.
 from __future__ import annotations
 
 import dataclasses
-import os
 from collections.abc import Sequence
 from statistics import mean, stdev
 from typing import Any
 
+from alexnet_mlflow import runner
 from alexnet_mlflow.checks import Verdict
 from alexnet_mlflow.compare import Difference, mean_difference, mean_interval
 from alexnet_mlflow.config import (
@@ -32,7 +32,6 @@ from alexnet_mlflow.course import Course, at_once, followed, meanwhile, told, wr
 from alexnet_mlflow.data import load
 from alexnet_mlflow.options import BadInput
 from alexnet_mlflow.progress import say
-from alexnet_mlflow.runner import COURSE
 from alexnet_mlflow.runs import Tracker
 from alexnet_mlflow.stages import StageResult, check_batch, close, promote, tags_of
 
@@ -48,7 +47,7 @@ def run(config: BabysitConfig, tracker: Tracker) -> StageResult:
     In a process that was started beside another one: what is one optimizer's, below its run.
     """
     config = resolve(config)
-    if parent := os.environ.get(COURSE):
+    if parent := runner.beside():
         course = followed(config, _fresh(config), tracker.below(parent))
         verdict = _verdict([course], refused=False)
         return StageResult("babysit", parent, verdict, (), {"course": written(course)})
@@ -84,7 +83,8 @@ def _courses(
     say(f"{second.optimizer} is trained meanwhile, by a process of its own: what it says comes "
         f"after {first.optimizer}.")
     with meanwhile(second, here) as waited:
-        return [followed(first, seeds, here), waited()]
+        courses = [followed(first, seeds, here), waited()]
+    return [course or followed(second, seeds, here) for course in courses]
 
 
 def _promoted(

@@ -12,8 +12,9 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 from alexnet_mlflow import process, signals
@@ -31,13 +32,23 @@ LOOKS = 2  # without it in a row: a file of /proc that cannot be read now is no 
 def watch() -> bool:
     """From now on this process stops with its runner, or with the process that it trains beside.
     False where there is none."""
-    pid = int(os.environ[PARENT]) if COURSE in os.environ else None
-    pid = found() if "MLFLOW_RUN_ID" in os.environ else pid
-    if pid is None:
+    gone: Callable[[], bool] | None = leader_gone if beside() else None
+    if "MLFLOW_RUN_ID" in os.environ and (pid := found()) is not None:
+        gone = partial(_another, pid, process.started(pid))
+    if gone is None:
         return False
-    began = process.started(pid)
-    threading.Thread(target=_look, args=(pid, began), name="runner", daemon=True).start()
+    threading.Thread(target=_look, args=(gone,), name="runner", daemon=True).start()
     return True
+
+
+def beside() -> str | None:
+    """The run below which this process trains for the one that has started it; None: for itself."""
+    return os.environ.get(COURSE) if PARENT in os.environ else None
+
+
+def leader_gone() -> bool:
+    """Has the process ended that has started this one beside itself?"""
+    return PARENT in os.environ and os.environ[PARENT] != str(os.getppid())
 
 
 def close_unused() -> None:
@@ -78,10 +89,15 @@ def _runs(words: list[str]) -> bool:
     return ("mlflow", "run") in zip(names, names[1:], strict=False)
 
 
-def _look(pid: int, began: str) -> None:
+def _another(pid: int, began: str) -> bool:
+    """Is this no longer the process that began then?"""
+    return not began or process.started(pid) != began
+
+
+def _look(gone: Callable[[], bool]) -> None:
     missed = 0
-    while began and missed < LOOKS:
+    while missed < LOOKS:
         time.sleep(LOOK_SECONDS)
-        missed = 0 if process.started(pid) == began else missed + 1
+        missed = missed + 1 if gone() else 0
     if not signals.since():  # a signal to all processes has come here too, and a second one kills
         os.kill(os.getpid(), signal.SIGTERM)

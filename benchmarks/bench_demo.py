@@ -25,6 +25,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from benchmarks.record import shown, spread, told
 
 ROOT = Path(__file__).resolve().parent.parent
+PROGRAM = (sys.executable, "-m", "alexnet_mlflow", "babysit")
 DEMO = ("--dataset=faces", "--optimizer=both", "--trials=10", "--fine-trials=3", "--repeats=1",
         "--epochs=10")  # the Makefile's
 GOAL_SECONDS = 180
@@ -38,11 +39,11 @@ def demo(side_by_side: str, options: tuple[str, ...]) -> dict[str, Any]:
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     for name in ("MLFLOW_TRACKING_URI", "ALEXNET_STORAGE"):
         environment.pop(name, None)
-    words = ("-m", "alexnet_mlflow", "babysit", *DEMO, f"--side-by-side={side_by_side}", *options)
+    own = ("--device=cpu", f"--side-by-side={side_by_side}", *options)
     with tempfile.TemporaryDirectory() as folder:
         started = time.perf_counter()
         done = subprocess.run(
-            (sys.executable, *words), cwd=folder, env=environment, text=True, capture_output=True
+            (*PROGRAM, *DEMO, *own), cwd=folder, env=environment, text=True, capture_output=True
         )
         seconds = time.perf_counter() - started
     if done.returncode not in (0, 1) or not done.stdout.strip():

@@ -1,4 +1,4 @@
-"""Hold a new record against the newest one for the same hardware.
+"""Hold a new record's ratios against the newest ones for the same hardware.
 
     python benchmarks/bench_step.py | python benchmarks/compare.py -
     python benchmarks/compare.py record.json
@@ -25,6 +25,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from benchmarks.record import MACHINE, RECORDS, read
 
 MARGIN = 0.05  # of the old median
+# Records of this device until 2026-11-30 lack the instructions: the documents of their day tell.
+EARLIER = {"device": "AMD EPYC", "instructions": "AVX2"}
 
 
 @dataclass(frozen=True)
@@ -67,11 +69,15 @@ def quartiles(runs: list[float]) -> tuple[float, float]:
 
 
 def machine_of(record: Mapping[str, Any]) -> tuple[object, ...]:
-    return tuple(record["hardware"].get(name) for name in MACHINE)
+    """What makes two machines the same."""
+    hardware = record["hardware"]
+    earlier = EARLIER if hardware["device"] == EARLIER["device"] else {}
+    return tuple({**earlier, **hardware}.get(name) for name in MACHINE)
 
 
-def newest(new: Mapping[str, Any], folder: Path) -> dict[str, Any] | None:
-    """The last record of this benchmark on this hardware; those of an older form are passed over.
+def of_this_machine(new: Mapping[str, Any], folder: Path) -> list[dict[str, Any]]:
+    """The other records of this benchmark on this hardware, the newest first; those of an older
+    form are passed over.
 
     ValueError names a file that is called a record of this benchmark and is none.
     """
@@ -86,30 +92,38 @@ def newest(new: Mapping[str, Any], folder: Path) -> dict[str, Any] | None:
             raise ValueError(f"{path.name} is no record: {error}") from None
         if machine_of(record) == machine_of(new) and record != new:
             found.append(record)
-    return max(found, key=lambda record: record["taken_at"], default=None)
+    return sorted(found, key=lambda record: str(record["taken_at"]), reverse=True)
 
 
-def compared(new: Mapping[str, Any], folder: Path = RECORDS, margin: float = MARGIN) -> int:
-    """Print every ratio's change; 1 where one fell."""
+def compared(
+    new: Mapping[str, Any], folder: Path = RECORDS, margin: float = MARGIN
+) -> list[Change]:
+    """Print and return each ratio's change against the newest record that has it."""
     device, instructions, cores = machine_of(new)
     title = f"{new['benchmark']} on {device}, {instructions or 'unknown'}, {cores} cores"
-    old = newest(new, folder)
-    if old is None:
+    records = of_this_machine(new, folder)
+    if not records:
         click.echo(f"{title}: there is no record for this hardware, so nothing is compared.")
-        return 0
-    found = changes(old, new, margin)
-    click.echo(f"{title}: against {old['taken_at']}, commit {old['commit'][:8]}")
-    for name in ("versions", "hardware"):
-        for key in old[name].keys() & new[name].keys() - {"load_at_end"}:
-            if old[name][key] != new[name][key]:
-                click.echo(f"  {key} was {old[name][key]}, is {new[name][key]}")
-    for one in found:
-        click.echo(f"  {one}")
-    for name in new["ratios"].keys() - old["ratios"].keys():
+        return []
+    left, found = dict(new["ratios"]), list[Change]()
+    for old in records:
+        held = changes(old, {"ratios": left}, margin)
+        if not held:
+            continue
+        click.echo(f"{title}: against {old['taken_at']}, commit {old['commit'][:8]}")
+        for name in ("versions", "hardware"):
+            for key in old[name].keys() & new[name].keys() - {"load_at_end"}:
+                if old[name][key] != new[name][key]:
+                    click.echo(f"  {key} was {old[name][key]}, is {new[name][key]}")
+        for one in held:
+            click.echo(f"  {one}")
+            del left[one.name]
+        found += held
+    for name in left:
         click.echo(f"  new    {name}")
     if not found:
-        raise ValueError("the two records have no ratio in common: run it with the same settings")
-    return int(any(one.fell for one in found))
+        raise ValueError("no record has a ratio in common: run it with the same settings")
+    return found
 
 
 @click.command()
@@ -119,10 +133,10 @@ def compared(new: Mapping[str, Any], folder: Path = RECORDS, margin: float = MAR
 def main(file: Any, records: Path, margin: float) -> None:
     """Hold the record in FILE (- is standard input) against the newest for this hardware."""
     try:
-        code = compared(read(file.read()), records, margin)
+        found = compared(read(file.read()), records, margin)
     except (ValueError, OSError) as error:
         raise click.UsageError(f"{getattr(file, 'name', 'the record')}: {error}") from None
-    sys.exit(code)
+    sys.exit(int(any(one.fell for one in found)))
 
 
 if __name__ == "__main__":

@@ -28,7 +28,7 @@ FIELDS = {
     "benchmark": str, "taken_at": str, "command": str, "commit": str, "versions": dict,
     "hardware": dict, "ratios": dict, "runs": list,
 }
-# Of `hardware`, what makes two machines the same. Records until 2026-11-30 lack the instructions.
+# Of `hardware`, what makes two machines the same.
 MACHINE = ("device", "instructions", "cores")
 
 

@@ -6,7 +6,8 @@
 
 Each is a process of its own, which prints its table. A record goes to
 records/DATE-NAME-MACHINE.json. --check keeps nothing and compares ratios (compare.py). Exit codes:
-0; 1 where a ratio fell or a benchmark failed, after all of them were run; 2 where a name is none.
+0; 1 where a ratio fell, a benchmark failed or nothing could be compared, after all of them were
+run; 2 where a name is none.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ import click
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benchmarks.compare import MARGIN, compared
+from benchmarks.compare import MARGIN, Change, compared
 from benchmarks.record import RECORDS, kept, read
 
 HERE = Path(__file__).resolve().parent
@@ -101,7 +102,7 @@ def main(
             raise click.UsageError(f"there is no {name}: give {', '.join(BENCHMARKS)}")
         if check and BENCHMARKS[name].quick is None:
             raise click.UsageError(f"{name} is no quick one: run it without --check")
-    code = 0
+    code, held = 0, list[Change]()
     for name, benchmark in BENCHMARKS.items():
         options = benchmark.options(device, check)
         if (names and name not in names) or options is None:
@@ -111,11 +112,16 @@ def main(
             code = 1
         elif check:
             try:
-                code |= compared(record, records, margin)
+                held += compared(record, records, margin)
             except ValueError as error:
                 raise click.UsageError(str(error)) from None
         else:
             click.echo(f"-> {kept(record, records).name}")
+    if check:
+        fell = sum(one.fell for one in held)
+        nothing = "" if held else ": keep records of this machine first, by `make bench`"
+        click.echo(f"{len(held)} ratios compared, {fell} fell{nothing}")
+        code |= int(bool(fell) or not held)
     sys.exit(code)
 
 

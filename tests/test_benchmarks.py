@@ -19,7 +19,7 @@ from alexnet_mlflow import train
 from alexnet_mlflow.device import compute_in
 from alexnet_mlflow.graph import Captured
 from alexnet_mlflow.model import build
-from benchmarks import bench_demo, bench_step, bench_tracking
+from benchmarks import bench_demo, bench_step, bench_tracking, run
 from benchmarks.record import FIELDS, RECORDS, kept, read, spread
 from benchmarks.run import BENCHMARKS
 from tests.flaky import MODES
@@ -310,6 +310,47 @@ def test_another_instruction_set_is_another_machine(tmp_path: Path) -> None:
     assert done.returncode == 0 and "no record for this hardware" in done.stdout
     done = compare(json.dumps(made_up([1.0], hardware=wide)), tmp_path)
     assert done.returncode == 1 and "on CPU, AVX512, 2 cores" in done.stdout
+
+
+def test_an_earlier_record_of_the_machine_with_two_kinds_is_avx2(tmp_path: Path) -> None:
+    machine = {"device": "AMD EPYC", "cores": 2}
+    kept(made_up([9.0], hardware=machine), tmp_path)
+    for name, code in (("AVX2", 1), ("AVX512", 0)):
+        new = made_up([1.0], hardware={**machine, "instructions": name})
+        assert compare(json.dumps(new), tmp_path).returncode == code
+
+
+def test_each_ratio_has_the_newest_record_that_has_it(tmp_path: Path) -> None:
+    """One of a few settings does not hide the one of all before it."""
+    more = {"kept": spread([3.0]), "other": spread([3.0])}
+    kept(made_up(ratios=more), tmp_path)
+    kept(made_up(ratios={"kept": spread([1.0])}, taken_at="2026-01-02T00:00:00+00:00"), tmp_path)
+    new = made_up(
+        ratios={"kept": spread([1.0]), "other": spread([1.0]), "fresh": spread([1.0])},
+        taken_at="2026-02-01T00:00:00+00:00",
+    )
+    done = compare(json.dumps(new), tmp_path)
+    words = [line.split()[:2] for line in done.stdout.splitlines()]
+    assert ["holds", "kept"] in words and ["FELL", "other"] in words and ["new", "fresh"] in words
+    assert done.returncode == 1
+
+
+@pytest.mark.parametrize(
+    ("runs", "code", "told"),
+    [(None, 1, "0 ratios compared, 0 fell: keep records of this machine first"),
+     ([3.0], 1, "1 ratios compared, 1 fell"), ([1.0], 0, "1 ratios compared, 0 fell")],
+)
+def test_a_check_that_could_compare_nothing_has_not_passed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+    runs: list[float] | None, code: int, told: str,
+) -> None:
+    if runs:
+        kept(made_up(runs, benchmark="bench_start"), tmp_path)
+    new = made_up([1.0], benchmark="bench_start", taken_at="2026-02-01T00:00:00+00:00")
+    monkeypatch.setattr(run, "measured", lambda *_: new)
+    with pytest.raises(SystemExit) as ended:
+        run.main(["--check", f"--records={tmp_path}", "bench_start"], standalone_mode=False)
+    assert ended.value.code == code and told in capsys.readouterr().out
 
 
 def test_no_record_for_that_hardware_is_said(tmp_path: Path) -> None:

@@ -9,22 +9,24 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
-from alexnet_mlflow import abreast, course, process
+from alexnet_mlflow import abreast, course, pipeline, process
 from alexnet_mlflow.checks import Verdict
 from alexnet_mlflow.config import BabysitConfig, SearchConfig, SpaceConfig
 from alexnet_mlflow.course import Course
-from alexnet_mlflow.options import BadInput
 from alexnet_mlflow.runs import NullTracker
 from alexnet_mlflow.stages import StageResult
 from tests.narrow import environment
 
-LEAVE_SECONDS = 10  # what started it closes its own run first
+SECONDS = 5  # what a process that is stopped may take
+LEAVE_SECONDS = 10
 
 
 def stage_result(stage: str, verdict: Verdict = "pass", **figures: object) -> StageResult:
@@ -140,27 +142,47 @@ def test_what_it_says_is_shown_in_whole_lines(said: list[str]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "code"),
     [
-        ("import sys; print('Error: the disk is full', file=sys.stderr); sys.exit(2)",
-         "exit code 2 (the disk is full)"),
-        ("import os, signal; os.kill(os.getpid(), signal.SIGKILL)",
-         "exit code -9 (it said nothing)"),
-        ("raise KeyError('x')", "exit code 1 (KeyError: 'x')"),
-        ("print('no line of JSON')", "exit code 0 (it said nothing)"),
-        ("print('[1]')", "exit code 0 (it said nothing)"),
-        ("print('{}')", "exit code 0 (it said nothing)"),
-        ("""print('{"course": {"no": 1}}')""", "exit code 0 (it said nothing)"),
+        ("import sys; print('Error: the disk is full', file=sys.stderr); sys.exit(2)", 2),
+        ("import os, signal; os.kill(os.getpid(), signal.SIGKILL)", -9),
+        ("raise SystemExit(1)", 1),
+        ("print('no line of JSON')", 0),
+        ("print('[1]')", 0),
+        ("print('{}')", 0),
+        ("""print('{"course": {"no": 1}}')""", 0),
     ],
 )
-def test_a_process_without_a_result_is_a_sentence(
-    said: list[str], text: str, told: str
+def test_a_process_without_a_result_is_told(said: list[str], text: str, code: int) -> None:
+    assert waited(text) is None
+    assert said[-1] == (
+        f"The process of adam ended with exit code {code} and no result: adam is trained here."
+    )
+    assert said[:-1] == (["Error: the disk is full"] if code == 2 else [])
+
+
+@pytest.mark.parametrize("found", [gone(), None])
+def test_what_came_to_nothing_beside_is_done_here(
+    monkeypatch: pytest.MonkeyPatch, found: Course | None
 ) -> None:
-    with pytest.raises(BadInput) as caught:
-        waited(text)
-    sentence = str(caught.value)
-    assert sentence.startswith("the process that trained with adam ended with ")
-    assert told in sentence and sentence.endswith(": give the same command again")
+    """SGD's course is kept, whatever became of Adam's process."""
+    @contextmanager
+    def meanwhile(config: BabysitConfig, here: NullTracker) -> Iterator[Callable[[], object]]:
+        yield lambda: found
+
+    trained: list[str] = []
+
+    def followed(config: BabysitConfig, seeds: object, here: NullTracker) -> Course:
+        trained.append(config.optimizer)
+        return Course(config.optimizer, force=False)
+
+    monkeypatch.setattr(pipeline, "at_once", lambda *_: True)
+    monkeypatch.setattr(pipeline, "meanwhile", meanwhile)
+    monkeypatch.setattr(pipeline, "followed", followed)
+    configs = [BabysitConfig(optimizer=name) for name in ("sgd", "adam")]
+    courses = pipeline._courses(configs, (1,), NullTracker())
+    assert [one.optimizer for one in courses] == ["sgd", "adam"]
+    assert trained == (["sgd"] if found else ["sgd", "adam"])
 
 
 def test_the_password_of_a_storage_is_in_no_command_line(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -191,20 +213,32 @@ def runs_of(stage: str) -> list[Run]:
     return list(MlflowClient().search_runs(["0"], f"tags.stage = '{stage}'"))
 
 
-@pytest.fixture
-def both(store: Path, pictures: Path) -> subprocess.Popen[bytes]:
-    """The program, as both optimizers are in their first stage."""
+# What the search trains takes long and does not diverge.
+SLOW = ("--search-epochs=1000", "--lr-low=1e-5", "--lr-high=1e-4", "--prune=off", "--force")
+
+
+@contextmanager
+def both(store: Path, pictures: Path, *options: str) -> Iterator[subprocess.Popen[bytes]]:
+    """The program with both optimizers, as long as the block lasts."""
     words = [sys.executable, "-m", "tests.narrow", "babysit", f"--dataset={pictures}",
-             "--optimizer=both", "--batch-size=8", "--device=cpu"]
+             "--optimizer=both", "--batch-size=8", "--device=cpu", *options]
     begun = subprocess.Popen(
         words, env={**environment(store), "OMP_NUM_THREADS": "2"}, start_new_session=True,
         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     )
-    end = time.monotonic() + 120
-    while {run.data.tags["optimizer"] for run in runs_of("sanity")} != {"sgd", "adam"}:
+    try:
+        yield begun
+    finally:
+        begun.kill()
+        begun.wait()
+
+
+def await_stage(begun: subprocess.Popen[bytes], stage: str) -> None:
+    """Until both optimizers are in it."""
+    end = time.monotonic() + 240
+    while {run.data.tags["optimizer"] for run in runs_of(stage)} != {"sgd", "adam"}:
         assert begun.poll() is None and time.monotonic() < end
         time.sleep(0.05)
-    return begun
 
 
 def child_of(pid: int) -> int:
@@ -224,21 +258,34 @@ def await_end(pid: int) -> None:
             os.kill(pid, signal.SIGKILL)
 
 
-def test_a_signal_stops_both(both: subprocess.Popen[bytes]) -> None:
-    child = child_of(both.pid)
-    both.send_signal(signal.SIGTERM)
-    assert both.wait(LEAVE_SECONDS) == 143
-    await_end(child)
-    runs = {run.data.tags["optimizer"]: run.info.status for run in runs_of("sanity")}
-    assert runs["adam"] == "KILLED"  # it had begun when the signal came
-    assert [run.info.status for run in runs_of("babysit")] == ["KILLED"]
+def test_a_signal_stops_both(store: Path, pictures: Path) -> None:
+    """In long trainings, of which each has a state to write."""
+    with both(store, pictures, *SLOW) as begun:
+        await_stage(begun, "trial")
+        child = child_of(begun.pid)
+        came = time.monotonic()
+        begun.send_signal(signal.SIGTERM)
+        assert begun.wait(LEAVE_SECONDS) == 143
+        assert time.monotonic() - came < SECONDS
+        await_end(child)
+    for stage, runs in (("trial", 2), ("search", 2), ("babysit", 1)):
+        assert [run.info.status for run in runs_of(stage)] == ["KILLED"] * runs
     assert not MlflowClient().search_runs(["0"], "attributes.status = 'RUNNING'")
 
 
-def test_it_ends_with_the_process_that_it_trains_beside(both: subprocess.Popen[bytes]) -> None:
-    child = child_of(both.pid)
-    both.kill()
-    both.wait()
-    await_end(child)
-    statuses = {run.data.tags["optimizer"]: run.info.status for run in runs_of("sanity")}
-    assert statuses["adam"] == "KILLED"
+@pytest.mark.parametrize("stage", ["sanity", "trial"])
+def test_it_ends_with_the_process_that_it_trains_beside(
+    store: Path, pictures: Path, stage: str
+) -> None:
+    """A search that it leads is not finished then: the same command goes on with it."""
+    with both(store, pictures, *SLOW) as begun:
+        await_stage(begun, stage)
+        child = child_of(begun.pid)
+        begun.kill()
+        begun.wait()
+        await_end(child)
+    ended = {run.info.status for run in runs_of(stage) if run.data.tags["optimizer"] == "adam"}
+    assert ended == {"KILLED"}
+    if stage == "trial":
+        [search] = [run for run in runs_of("search") if run.data.tags["optimizer"] == "adam"]
+        assert search.info.status == "KILLED"

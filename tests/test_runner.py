@@ -128,6 +128,26 @@ def test_without_a_run_of_mlflows_nobody_watches(monkeypatch: pytest.MonkeyPatch
     assert not runner.watch()
 
 
+def test_a_process_knows_when_its_leader_has_gone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(runner.PARENT, raising=False)
+    assert not runner.leader_gone(), "nobody leads a process that a person started"
+    monkeypatch.setenv(runner.PARENT, str(os.getppid()))
+    assert not runner.leader_gone()
+    monkeypatch.setenv(runner.PARENT, "1234567")
+    assert runner.leader_gone()
+
+
+def test_only_who_was_started_beside_another_trains_for_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv(runner.COURSE, "a1")
+    monkeypatch.delenv(runner.PARENT, raising=False)
+    monkeypatch.delenv("MLFLOW_RUN_ID", raising=False)
+    assert runner.beside() is None and not runner.watch()
+    monkeypatch.setenv(runner.PARENT, str(os.getppid()))
+    assert runner.beside() == "a1"
+
+
 def test_a_run_that_no_stage_has_taken_up_is_closed(store: Path) -> None:
     """Stopped while it reads pictures; its runner may be gone."""
     client = MlflowClient()

@@ -199,7 +199,7 @@ def _told(
     here.metrics(fast)
     points = evaluation.show(seen, here, logged, about)
     many, alone = fast["pictures_per_second"], fast["latency_ms"]
-    where = "cuda" if device.type == "cuda" else f"cpu, threads: {torch.get_num_threads()}"
+    where = "cuda" if device.type == "cuda" else f"cpu, threads: {fast['speed_threads']}"
     return {**figures, **fast}, (
         f"{seen.title}: {counted(scores.correct, scores.n)}, loss {scores.loss:.4f}, "
         f"calibration error {figures['test_calibration_error']:.2%}.",

@@ -22,7 +22,7 @@ from itertools import count
 
 import torch
 
-from alexnet_mlflow import abreast, checkpoint, checks, engines, findings, gate
+from alexnet_mlflow import checkpoint, checks, engines, findings, gate
 from alexnet_mlflow.checks import Check
 from alexnet_mlflow.config import SearchConfig, parameters, resolve
 from alexnet_mlflow.data import Splits, load
@@ -182,7 +182,7 @@ def _checked(study: Study) -> bool:
         raise BadInput(
             f"the search {study.name} was given up where it is led: look at the checks there"
         ) from None
-    if not passed and abreast.leader_gone():
+    if not passed and engines.leader_gone():
         raise BadInput(f"the leader of the search {study.name} has ended: run it again")
     return passed
 
@@ -196,7 +196,7 @@ def _work(task: Task, trains: bool, failures: engines.Failures) -> None:
     config = task.config
     most = config.trials + config.fine_trials + config.repeats
     with Trials(most) as shown:
-        while not abreast.leader_gone():
+        while not engines.leader_gone():
             filled = task.study.filled()
             plan = _plan(task, filled)
             shown.at(*_counts(filled))
