@@ -58,7 +58,8 @@ BENCHMARKS = {
     ),
     "bench_recipe": Benchmark(
         "--optimizer adam --batch-size 64 --epochs 3 --report-weight-decay 1.1e-4 "
-        "--report-lr 0.001 --strong-lr 0.001", None, ("cpu", "cuda"),
+        "--report-lr 0.001 --strong-lr 0.001 --without averaging --without decoupling "
+        "--without smoothing", None, ("cpu", "cuda"),
     ),
     "bench_scale": Benchmark(
         "--rounds 3 --pictures 10000 --pictures 100000 --pictures 1000000 "

@@ -49,7 +49,7 @@ TINY = {
         "--rival=exhaustive --rival=processes", {"exhaustive", "processes"},
     ),
     "bench_recipe": (
-        "--dataset=digits --limit=60 --epochs=1 --seeds=1 --batch-size=30",
+        "--dataset=digits --limit=60 --epochs=1 --seeds=1 --batch-size=30 --without=averaging",
         {"recipe", "seed", "best_val_accuracy"},
     ),
     "bench_layers": ("--rounds=1 --batch=2 --calls=1", {"batch", "ms"}),
