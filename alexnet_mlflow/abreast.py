@@ -21,7 +21,7 @@ import torch
 from alexnet_mlflow import signals
 from alexnet_mlflow.config import RunConfig
 from alexnet_mlflow.options import option_name, option_text
-from alexnet_mlflow.runner import PARENT
+from alexnet_mlflow.signals import STARTER
 
 NOT_PASSED_ON = ("MLFLOW_RUN_ID",)  # the run of this process
 
@@ -85,9 +85,9 @@ def running(
     cards, before = _cards(device), torch.get_num_threads()
     threads = max(1, before // (len(commands) + 1))
     passed = {key: text for key, text in os.environ.items() if key not in NOT_PASSED_ON}
-    own = {**passed, **changes, "OMP_NUM_THREADS": str(threads), PARENT: str(os.getpid())}
+    own = {**passed, **changes, "OMP_NUM_THREADS": str(threads), STARTER: str(os.getpid())}
     others = list[Other]()
-    torch.set_num_threads(max(1, before - threads * len(commands)))  # the rest
+    torch.set_num_threads(max(1, before - threads * len(commands)))
     with ExitStack() as files:
         try:
             for place, words in enumerate(commands, 1):
@@ -95,9 +95,10 @@ def running(
                     own["CUDA_VISIBLE_DEVICES"] = cards[place % len(cards)]
                 output = files.enter_context(tempfile.TemporaryFile())
                 errors = files.enter_context(tempfile.TemporaryFile())
-                with signals.held():  # a terminal's Ctrl-C is this one's, which passes it on once
+                with signals.held():  # none comes between its start and `follow`
                     process = subprocess.Popen(
-                        words, env=own, stdout=output, stderr=errors, start_new_session=True
+                        words, env=own, stdout=output, stderr=errors,
+                        start_new_session=True,  # a terminal's Ctrl-C comes from here, once
                     )
                     others.append(Other(process, output, errors))
                     signals.follow(process)

@@ -39,8 +39,8 @@ def is_worker() -> bool:
 
 
 def leader_gone() -> bool:
-    """Is this a worker whose leader has ended? A leader ends otherwise (runner.watch)."""
-    return is_worker() and runner.leader_gone()
+    """Is this a worker whose leader has ended? Who leads is sent a signal (runner.watch)."""
+    return is_worker() and runner.starter_gone()
 
 
 def ready(config: SearchConfig, url: str) -> None:

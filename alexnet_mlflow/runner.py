@@ -1,4 +1,5 @@
-"""Where `mlflow run` has started this process: its end is a SIGTERM to this process too.
+"""Where `mlflow run`, or a training beside this one, has started this process: its end is a SIGTERM
+to this process too.
 
 MLflow's runner passes no signal on, and its training would go on without it. The kernel's own
 PR_SET_PDEATHSIG tells of the parent's thread, and a shell may stand between: so a thread looks.
@@ -18,9 +19,9 @@ from functools import partial
 from pathlib import Path
 
 from alexnet_mlflow import process, signals
+from alexnet_mlflow.signals import STARTER
 
 LOOK_SECONDS = 0.5
-PARENT = "ALEXNET_LEADER_PID"  # set for a process that another one has started beside itself
 COURSE = "ALEXNET_COURSE"  # for one that trains another optimizer there: the run of both
 LAST_WORD = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "MLFLOW_HTTP_REQUEST_TIMEOUT": "2",
@@ -32,7 +33,7 @@ LOOKS = 2  # without it in a row: a file of /proc that cannot be read now is no 
 def watch() -> bool:
     """From now on this process stops with its runner, or with the process that it trains beside.
     False where there is none."""
-    gone: Callable[[], bool] | None = leader_gone if beside() else None
+    gone: Callable[[], bool] | None = starter_gone if beside() else None
     if "MLFLOW_RUN_ID" in os.environ and (pid := found()) is not None:
         gone = partial(_another, pid, process.started(pid))
     if gone is None:
@@ -43,12 +44,12 @@ def watch() -> bool:
 
 def beside() -> str | None:
     """The run below which this process trains for the one that has started it; None: for itself."""
-    return os.environ.get(COURSE) if PARENT in os.environ else None
+    return os.environ.get(COURSE) if STARTER in os.environ else None
 
 
-def leader_gone() -> bool:
+def starter_gone() -> bool:
     """Has the process ended that has started this one beside itself?"""
-    return PARENT in os.environ and os.environ[PARENT] != str(os.getppid())
+    return STARTER in os.environ and os.environ[STARTER] != str(os.getppid())
 
 
 def close_unused() -> None:

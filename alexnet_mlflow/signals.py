@@ -28,6 +28,7 @@ NUMBERS = (signal.SIGINT, signal.SIGTERM)
 # Ctrl-C reaches `mlflow run` and what it has started, to which it sends SIGTERM a quarter of a
 # second later: another signal within the seconds that a stop may take is the same stop.
 SAME_STOP_SECONDS = 5.0
+STARTER = "ALEXNET_LEADER_PID"  # set for a process that another one has started beside itself
 CLOSING_SECONDS = 3.5  # a stopped process has to leave in five
 
 _stopping = False  # it has been raised
@@ -127,8 +128,10 @@ def _note(number: int) -> None:
 
 
 def _again(number: int) -> None:
-    """A second signal: the end, unless it is the first one passed on."""
-    if number == _first or since() > SAME_STOP_SECONDS:
+    """A second signal: the end, unless it is the first one passed on: by MLflow another one, by
+    who has started this process perhaps the same."""
+    twice = number == _first and STARTER not in os.environ
+    if twice or since() > SAME_STOP_SECONDS:
         os._exit(128 + number)
 
 

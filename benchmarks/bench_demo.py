@@ -48,9 +48,16 @@ def demo(side_by_side: str, options: tuple[str, ...]) -> dict[str, Any]:
         seconds = time.perf_counter() - started
     if done.returncode not in (0, 1) or not done.stdout.strip():
         raise click.ClickException(f"the demo failed: {done.stderr.strip()[-500:]}")
+    if side_by_side == "true" and not checked(done.stderr):
+        raise click.ClickException("the two were not trained side by side: give two threads")
     last = json.loads(done.stdout.strip().splitlines()[-1])
     found = {name: last[name] for name in ("verdict", *FIGURES) if name in last}
     return {"seconds": round(seconds, 1), **found}
+
+
+def checked(said: str) -> bool:
+    """Had each optimizer a process, to its end?"""
+    return "is trained meanwhile" in said and "is trained here" not in said
 
 
 @click.command()

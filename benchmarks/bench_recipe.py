@@ -37,6 +37,7 @@ PARTS: dict[str, dict[str, Any]] = {  # of `strong`, and what stands instead of 
     "one-cycle": {"lr_at": constant},
     "smoothing": {"smoothing": 0.0},
 }
+OF_ONE = {"decoupling": "adam", "nesterov": "sgd"}
 
 
 def trained(data: Splits, config: TrainConfig, device: torch.device) -> dict[str, Any]:
@@ -91,7 +92,10 @@ def main(
     recipes = only or ("report", "strong")
     rates = {name: (given[f"{name}_lr"], given[f"{name}_weight_decay"]) for name in recipes}
     for part in without:
-        RECIPES[name := f"strong without {part}"] = replace(RECIPES["strong"], **PARTS[part])
+        if OF_ONE.get(part, optimizer) != optimizer:
+            raise click.UsageError(f"{optimizer} has no {part}: leave --without={part} out")
+        name = f"strong without {part}"
+        RECIPES[name] = replace(RECIPES["strong"], **PARTS[part])
         rates[name] = given["strong_lr"], given["strong_weight_decay"]
     for seed in range(first_seed, first_seed + seeds):
         for recipe, (lr, decay) in rates.items():

@@ -115,12 +115,13 @@ def main(
             try:
                 held += compared(record, records, margin)
             except ValueError as error:
-                raise click.UsageError(str(error)) from None
+                click.echo(f"{name}: {error}")
+                code = 1
         else:
             click.echo(f"-> {kept(record, records).name}")
     if check:
         fell = sum(one.fell for one in held)
-        nothing = "" if held else ": keep records of this machine first, by `make bench`"
+        nothing = "" if held or code else ": keep records of this machine first, by `make bench`"
         click.echo(f"{len(held)} ratios compared, {fell} fell{nothing}")
         code |= int(bool(fell) or not held)
     sys.exit(code)

@@ -30,7 +30,7 @@ LONG = {  # files of more than a minute and few tests (measured, two cores)
     "test_container.py", "test_server.py", "test_final.py", "test_search.py", "test_final_kills.py",
     "test_search_kills.py", "test_search_signals.py", "test_promote_together.py",
     "test_distributed.py", "test_served.py", "test_compose.py", "test_entry_points.py",
-    "test_study.py", "test_exported.py",
+    "test_study.py", "test_exported.py", "test_course.py",
 }
 
 

@@ -10,7 +10,7 @@ import os
 import sys
 from pathlib import Path
 
-from alexnet_mlflow import cli, model
+from alexnet_mlflow import abreast, cli, model
 
 HIDDEN = 256
 PROGRAM = [sys.executable, "-m", "tests.narrow"]
@@ -22,6 +22,13 @@ def environment(store: Path) -> dict[str, str]:
             "MLFLOW_TRACKING_URI": f"sqlite:///{store}/mlflow.db"}
 
 
+def command(*given: object, **changes: object) -> list[str]:
+    """The program that is started beside this one is narrow too."""
+    words = real(*given, **changes)  # type: ignore[arg-type]
+    return [*PROGRAM, *words[len(PROGRAM):]]
+
+
 if __name__ == "__main__":
     model.HIDDEN = HIDDEN
+    real, abreast.command = abreast.command, command
     cli.script()

@@ -52,7 +52,7 @@ def test_what_it_says_is_read_while_it_says_more(tmp_path: Path) -> None:
     """The place in the file is one for both processes: reading must not move it."""
     begun, go = tmp_path / "begun", tmp_path / "go"
     with abreast.running([python(SPEAKS, begun, go)], "cpu", {}) as [other]:
-        while not begun.exists():
+        while not begun.exists() and other.process.poll() is None:
             time.sleep(0.01)
         assert other.said() == b"first\n"
         go.touch()

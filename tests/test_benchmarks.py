@@ -58,6 +58,7 @@ TINY = {
         {"of", "count", "peak_mib", "open_files"},
     ),
 }
+THREADS = {"bench_demo.py": "2"}  # it trains side by side
 RUNS = [1.50, 1.60, 1.55]
 
 
@@ -72,7 +73,7 @@ def made_up(runs: list[float] = RUNS, **changes: Any) -> dict[str, Any]:
 def script(name: str, *words: str, given: str = "") -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, str(FOLDER / name), *words], input=given, text=True, capture_output=True,
-        cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"}, timeout=900,
+        cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": THREADS.get(name, "1")}, timeout=900,
     )
 
 
@@ -100,8 +101,8 @@ def test_a_record_says_how_it_was_made(path: Path) -> None:
 
 LONG = pytest.mark.skipif(
     "ALEXNET_BENCHMARKS" not in os.environ,
-    reason="ALEXNET_BENCHMARKS is not set: all take five minutes; `make bench-check` runs the "
-    "quick ones, which bench_search and bench_scale are not",
+    reason="ALEXNET_BENCHMARKS is not set: all take seven minutes; `make bench-check` runs the "
+    "quick ones, which bench_demo, bench_search and bench_scale are not",
 )
 
 
@@ -120,9 +121,18 @@ def test_it_prints_a_table_and_a_record(name: str) -> None:
     assert record["benchmark"] == name
     assert record["command"] == f"python benchmarks/{name}.py {options}"
     assert len(record["commit"].removesuffix("+changes")) == 40
-    assert record["hardware"]["threads"] == 1 and record["hardware"]["instructions"]
+    threads = int(THREADS.get(f"{name}.py", "1"))
+    assert record["hardware"]["threads"] == threads and record["hardware"]["instructions"]
     assert fields <= set().union(*(row.keys() for row in record["runs"]))
     assert record["ratios"]
+    if name == "bench_recipe":
+        assert any(one.startswith("strong over strong without averaging") for one in
+                   record["ratios"])
+
+
+def test_a_part_that_the_optimizer_has_not_is_refused() -> None:
+    done = script("bench_recipe.py", "--dataset=digits", "--optimizer=adam", "--without=nesterov")
+    assert done.returncode == 2 and "adam has no nesterov" in done.stderr
 
 
 @LONG

@@ -24,6 +24,7 @@ from alexnet_mlflow.course import Course
 from alexnet_mlflow.runs import NullTracker
 from alexnet_mlflow.stages import StageResult
 from tests.narrow import environment
+from tests.processes import children
 
 SECONDS = 5  # what a process that is stopped may take
 LEAVE_SECONDS = 10
@@ -131,13 +132,13 @@ def say(text):
     os.write(2, text)
     time.sleep(0.1)
 say(b"one\ntw"); say(b"o\nth\xc3"); say(b"\xa4\nlast")
-print("a word"); print(sys.argv[1])
+print("a word"); print(LINE)
 """
 
 
 def test_what_it_says_is_shown_in_whole_lines(said: list[str]) -> None:
     line = json.dumps({"course": course.written(gone())})
-    found = waited(TALKS.replace("sys.argv[1]", repr(line)))
+    found = waited(TALKS.replace("LINE", repr(line)))
     assert found == gone() and said == ["one", "two", "thä", "last"]
 
 
@@ -233,18 +234,16 @@ def both(store: Path, pictures: Path, *options: str) -> Iterator[subprocess.Pope
         begun.wait()
 
 
-def await_stage(begun: subprocess.Popen[bytes], stage: str) -> None:
-    """Until both optimizers are in it."""
+def await_epochs(begun: subprocess.Popen[bytes], stage: str, epochs: int) -> None:
+    """Until both optimizers have ended so many epochs of it."""
     end = time.monotonic() + 240
-    while {run.data.tags["optimizer"] for run in runs_of(stage)} != {"sgd", "adam"}:
+    client = MlflowClient()
+    while sum(
+        len(client.get_metric_history(run.info.run_id, "train_loss")) >= epochs
+        for run in runs_of(stage)
+    ) < 2:
         assert begun.poll() is None and time.monotonic() < end
         time.sleep(0.05)
-
-
-def child_of(pid: int) -> int:
-    numbers = [int(path.name) for path in Path("/proc").iterdir() if path.name.isdigit()]
-    [child] = [number for number in numbers if process.parent(number) == pid]
-    return child
 
 
 def await_end(pid: int) -> None:
@@ -261,8 +260,8 @@ def await_end(pid: int) -> None:
 def test_a_signal_stops_both(store: Path, pictures: Path) -> None:
     """In long trainings, of which each has a state to write."""
     with both(store, pictures, *SLOW) as begun:
-        await_stage(begun, "trial")
-        child = child_of(begun.pid)
+        await_epochs(begun, "trial", 2)
+        [child] = children(begun.pid)
         came = time.monotonic()
         begun.send_signal(signal.SIGTERM)
         assert begun.wait(LEAVE_SECONDS) == 143
@@ -273,14 +272,14 @@ def test_a_signal_stops_both(store: Path, pictures: Path) -> None:
     assert not MlflowClient().search_runs(["0"], "attributes.status = 'RUNNING'")
 
 
-@pytest.mark.parametrize("stage", ["sanity", "trial"])
+@pytest.mark.parametrize(("stage", "epochs"), [("sanity", 0), ("trial", 2)])
 def test_it_ends_with_the_process_that_it_trains_beside(
-    store: Path, pictures: Path, stage: str
+    store: Path, pictures: Path, stage: str, epochs: int
 ) -> None:
     """A search that it leads is not finished then: the same command goes on with it."""
     with both(store, pictures, *SLOW) as begun:
-        await_stage(begun, stage)
-        child = child_of(begun.pid)
+        await_epochs(begun, stage, epochs)
+        [child] = children(begun.pid)
         begun.kill()
         begun.wait()
         await_end(child)
@@ -289,3 +288,20 @@ def test_it_ends_with_the_process_that_it_trains_beside(
     if stage == "trial":
         [search] = [run for run in runs_of("search") if run.data.tags["optimizer"] == "adam"]
         assert search.info.status == "KILLED"
+
+
+def test_what_a_killed_process_owes_is_trained_here(store: Path, pictures: Path) -> None:
+    quick = ("--force", "--trials=2", "--fine-trials=1", "--repeats=0", "--search-epochs=2",
+             "--lr-low=1e-4", "--lr-high=1e-2", "--epochs=2", "--seeds=1")
+    with both(store, pictures, *quick) as begun:
+        await_epochs(begun, "sanity", 0)
+        [child] = children(begun.pid)
+        os.kill(child, signal.SIGKILL)
+        assert begun.wait(300) in (0, 1)
+    sanities = {(run.data.tags["optimizer"], run.info.status) for run in runs_of("sanity")}
+    assert ("adam", "RUNNING") in sanities  # the killed one, for `doctor`
+    assert len(runs_of("sanity")) == 3
+    [parent] = runs_of("babysit")
+    searches = {run.data.tags["optimizer"]: run.data.tags for run in runs_of("search")}
+    assert searches["adam"]["process"] == parent.data.tags["process"]
+    assert searches["adam"]["mlflow.parentRunId"] == parent.info.run_id

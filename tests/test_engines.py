@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from alexnet_mlflow import engines, runner
+from alexnet_mlflow import engines, signals
 from alexnet_mlflow.cli import commands
 from alexnet_mlflow.config import SearchConfig
 from alexnet_mlflow.options import BadInput
@@ -71,23 +71,11 @@ def test_a_leader_does_not_end_its_search_when_its_own_parent_is_gone(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A course beside another one leads a search: for it a parent that is gone is a signal."""
-    monkeypatch.setenv(runner.PARENT, "1234567")
+    monkeypatch.setenv(signals.STARTER, "1234567")
     monkeypatch.delenv(engines.WORKER, raising=False)
     assert not engines.leader_gone()
     monkeypatch.setenv(engines.WORKER, "1")
     assert engines.leader_gone()
-
-
-def test_the_threads_are_divided_and_given_back(sleeper: Path) -> None:
-    import torch
-
-    before = torch.get_num_threads()
-    with pytest.raises(KeyError), engines.workers(
-        SearchConfig(workers=2, device="cpu"), "name", "sqlite:///x.db"
-    ):
-        assert torch.get_num_threads() == max(1, before - before // 2)
-        raise KeyError
-    assert torch.get_num_threads() == before
 
 
 def test_a_cluster_needs_more_than_a_file() -> None:

@@ -43,6 +43,19 @@ def test_every_stage_ran_under_one_parent(babysat: Babysat) -> None:
     assert parents == searches
 
 
+def test_each_optimizer_had_a_process_of_its_own(babysat: Babysat) -> None:
+    """SGD that of the whole, which also promotes; what Adam's did is none of it made good there."""
+    def processes(optimizer: str) -> set[str]:
+        return {
+            run.data.tags["process"] for runs in babysat.runs.values() for run in runs
+            if run.data.tags.get("optimizer") == optimizer
+        }
+
+    [parent] = babysat.runs["babysit"]
+    assert processes("sgd") == {parent.data.tags["process"]}
+    assert len(processes("adam")) == 1 and processes("adam") != processes("sgd")
+
+
 def test_every_run_carries_its_tags(babysat: Babysat) -> None:
     for stage, runs in babysat.runs.items():
         for run in runs:

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
-from alexnet_mlflow import runner
+from alexnet_mlflow import runner, signals
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="there is no /proc")
 
@@ -129,22 +129,22 @@ def test_without_a_run_of_mlflows_nobody_watches(monkeypatch: pytest.MonkeyPatch
 
 
 def test_a_process_knows_when_its_leader_has_gone(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv(runner.PARENT, raising=False)
-    assert not runner.leader_gone(), "nobody leads a process that a person started"
-    monkeypatch.setenv(runner.PARENT, str(os.getppid()))
-    assert not runner.leader_gone()
-    monkeypatch.setenv(runner.PARENT, "1234567")
-    assert runner.leader_gone()
+    monkeypatch.delenv(signals.STARTER, raising=False)
+    assert not runner.starter_gone(), "nobody leads a process that a person started"
+    monkeypatch.setenv(signals.STARTER, str(os.getppid()))
+    assert not runner.starter_gone()
+    monkeypatch.setenv(signals.STARTER, "1234567")
+    assert runner.starter_gone()
 
 
 def test_only_who_was_started_beside_another_trains_for_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv(runner.COURSE, "a1")
-    monkeypatch.delenv(runner.PARENT, raising=False)
+    monkeypatch.delenv(signals.STARTER, raising=False)
     monkeypatch.delenv("MLFLOW_RUN_ID", raising=False)
     assert runner.beside() is None and not runner.watch()
-    monkeypatch.setenv(runner.PARENT, str(os.getppid()))
+    monkeypatch.setenv(signals.STARTER, str(os.getppid()))
     assert runner.beside() == "a1"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -246,6 +247,22 @@ def test_a_second_signal_ends_the_process_at_once(
             assert process.poll() is None, "the write was cut off"
         process.send_signal(number)
         assert process.wait(timeout=5) == code
+
+
+def test_what_the_starter_passes_on_is_no_second_signal() -> None:
+    """One to all processes reaches a worker twice."""
+    words = "import time\nfrom alexnet_mlflow import signals\nsignals.listen()\n" + CLOSING
+    with subprocess.Popen(
+        [sys.executable, "-c", words], stdout=subprocess.PIPE,
+        env={**os.environ, signals.STARTER: str(os.getpid())},
+    ) as process:
+        assert process.stdout is not None and process.stdout.readline() == b"ready\n"
+        process.send_signal(signal.SIGTERM)
+        assert process.stdout.readline() == b"closing\n"
+        process.send_signal(signal.SIGTERM)
+        time.sleep(0.2)
+        assert process.poll() is None, "what was being closed is cut off"
+        process.kill()
 
 
 RESTING = """

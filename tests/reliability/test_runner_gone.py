@@ -14,6 +14,7 @@ import pytest
 from mlflow import MlflowClient
 
 from alexnet_mlflow import checkpoint, process, runner
+from tests.processes import children
 from tests.test_entry_points import ROOT
 
 SECONDS = 5 + runner.LOOK_SECONDS
@@ -72,11 +73,6 @@ def test_a_training_leaves_with_its_runner(
         checkpoint.remove(path)
     ends = ends_of(store)
     assert ends[0] == "KILLED" and ends[1:] in ([], ["FAILED"] if to_all else [])
-
-
-def children(of: int) -> list[int]:
-    numbers = [int(path.name) for path in Path("/proc").iterdir() if path.name.isdigit()]
-    return [number for number in numbers if process.parent(number) == of]
 
 
 def note_ends(store: Path) -> None:

@@ -125,7 +125,8 @@ def test_with_the_mirror_images_is_told_apart(
     result = evaluate.run(config, connect())
     again = client.get_run(str(result.run_id)).data.metrics
     for name in ("test_accuracy", "test_loss", "test_calibration_error"):
-        assert again[name] == run.data.metrics[name], "what the model alone does has changed"
+        alone = pytest.approx(run.data.metrics[name], rel=1e-5)  # by another number of threads
+        assert again[name] == alone, "what the model alone does has changed"
     test = load_test(DataConfig(dataset=str(pictures)))
     pixels = torch.from_numpy(test.images) / 255
     model = load_model(run.data.tags["model_uri"])

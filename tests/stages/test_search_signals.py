@@ -20,6 +20,7 @@ from mlflow.entities import Run
 
 from alexnet_mlflow import checkpoint, cli, process
 from tests.killed import started
+from tests.processes import children
 from tests.stages.test_search import words
 
 pytestmark = pytest.mark.usefixtures("narrow")
@@ -114,7 +115,7 @@ def test_the_workers_of_a_search_that_a_signal_stops_end_with_it(
 ) -> None:
     with begun(pictures, trials=2, epochs=1000, workers=2) as search:
         await_epochs(search, 2)
-        workers = children(search)
+        workers = children(search.pid)
         came = time.monotonic()
         try:
             stopped(search, signal.SIGTERM)
@@ -129,7 +130,7 @@ def test_the_workers_of_a_search_that_a_signal_stops_end_with_it(
 def test_a_second_signal_leaves_no_worker(store: Path, pictures: Path, checked: None) -> None:
     with begun(pictures, trials=2, epochs=1000, workers=2) as search:
         await_epochs(search, 2)
-        [worker] = children(search)
+        [worker] = children(search.pid)
         assert search.pid
         for _ in range(2):
             os.kill(search.pid, signal.SIGTERM)
@@ -144,9 +145,3 @@ def test_a_second_signal_leaves_no_worker(store: Path, pictures: Path, checked: 
         finally:
             if process.started(worker):
                 os.kill(worker, signal.SIGKILL)
-
-
-def children(of: BaseProcess) -> list[int]:
-    """The processes that it has started and that are still there."""
-    numbers = [int(path.name) for path in Path("/proc").iterdir() if path.name.isdigit()]
-    return [number for number in numbers if process.parent(number) == of.pid]
