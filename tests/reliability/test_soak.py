@@ -29,7 +29,7 @@ from alexnet_mlflow.track import connect
 from tests.killed import started
 from tests.stages.conftest import checked as checked
 
-TRIALS, FEW = int(os.environ.get("ALEXNET_TRIALS", "500")), 60
+TRIALS, FEW = int(os.environ.get("ALEXNET_TRIALS", "500")), 120
 GROWTH = 1.05  # at most, from when it has settled to the last trials
 PATIENCE_SECONDS = 900
 USED = Path("used")
