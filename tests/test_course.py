@@ -291,17 +291,18 @@ def test_it_ends_with_the_process_that_it_trains_beside(
 
 
 def test_what_a_killed_process_owes_is_trained_here(store: Path, pictures: Path) -> None:
-    quick = ("--force", "--trials=2", "--fine-trials=1", "--repeats=0", "--search-epochs=2",
-             "--lr-low=1e-4", "--lr-high=1e-2", "--epochs=2", "--seeds=1")
-    with both(store, pictures, *quick) as begun:
+    """On few pictures, so that a stage soon says no or all is soon over."""
+    few = ("--limit=8", "--batch-size=4", "--trials=1", "--fine-trials=0", "--repeats=0",
+           "--search-epochs=1", "--epochs=1", "--seeds=1")
+    with both(store, pictures, *few) as begun:
         await_epochs(begun, "sanity", 0)
         [child] = children(begun.pid)
         os.kill(child, signal.SIGKILL)
-        assert begun.wait(300) in (0, 1)
-    sanities = {(run.data.tags["optimizer"], run.info.status) for run in runs_of("sanity")}
-    assert ("adam", "RUNNING") in sanities  # the killed one, for `doctor`
-    assert len(runs_of("sanity")) == 3
+        assert begun.wait(240) in (0, 1)
     [parent] = runs_of("babysit")
-    searches = {run.data.tags["optimizer"]: run.data.tags for run in runs_of("search")}
-    assert searches["adam"]["process"] == parent.data.tags["process"]
-    assert searches["adam"]["mlflow.parentRunId"] == parent.info.run_id
+    adams = [run for run in runs_of("sanity") if run.data.tags["optimizer"] == "adam"]
+    here = {run.data.tags["process"] == parent.data.tags["process"]: run for run in adams}
+    assert len(runs_of("sanity")) == 3 and len(adams) == 2
+    assert here[False].info.status == "RUNNING"  # the killed one's, for `doctor`
+    assert here[True].info.status in ("FINISHED", "FAILED")
+    assert here[True].data.tags["mlflow.parentRunId"] == parent.info.run_id
