@@ -347,8 +347,9 @@ def test_each_ratio_has_the_newest_record_that_has_it(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("runs", "code", "told"),
-    [(None, 1, "0 ratios compared, 0 fell: keep records of this machine first"),
-     ([3.0], 1, "1 ratios compared, 1 fell"), ([1.0], 0, "1 ratios compared, 0 fell")],
+    [(None, 1, "0 ratios compared, 0 fell, twice: keep records of this machine first"),
+     ([3.0], 1, "1 ratios compared, 1 fell, twice"),
+     ([1.0], 0, "1 ratios compared, 0 fell, twice")],
 )
 def test_a_check_that_could_compare_nothing_has_not_passed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
@@ -361,6 +362,19 @@ def test_a_check_that_could_compare_nothing_has_not_passed(
     with pytest.raises(SystemExit) as ended:
         run.main(["--check", f"--records={tmp_path}", "bench_start"], standalone_mode=False)
     assert ended.value.code == code and told in capsys.readouterr().out
+
+
+def test_what_fell_once_and_not_again_has_not_fallen(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    kept(made_up([3.0], benchmark="bench_start"), tmp_path)
+    later = {"benchmark": "bench_start", "taken_at": "2026-02-01T00:00:00+00:00"}
+    takes = [made_up([1.0], **later), made_up([3.0], **later)]
+    monkeypatch.setattr(run, "measured", lambda *_: takes.pop(0))
+    with pytest.raises(SystemExit) as ended:
+        run.main(["--check", f"--records={tmp_path}", "bench_start"], standalone_mode=False)
+    assert ended.value.code == 0 and not takes
+    assert "1 ratios compared, 0 fell, twice" in capsys.readouterr().out
 
 
 def test_no_record_for_that_hardware_is_said(tmp_path: Path) -> None:
