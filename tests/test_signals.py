@@ -217,18 +217,30 @@ finally:
         assert process.wait(timeout=5) == 130
 
 
-def test_the_other_signal_soon_after_is_the_same_stop_passed_on() -> None:
-    """After Ctrl-C `mlflow run` sends what it has started a SIGTERM too."""
+@pytest.mark.parametrize(
+    ("first", "passed_on", "starter"),
+    [(signal.SIGINT, signal.SIGTERM, False), (signal.SIGTERM, signal.SIGTERM, True)],
+    ids=["by mlflow run, after Ctrl-C", "by who has started it, after one to all processes"],
+)
+def test_what_is_passed_on_soon_after_is_the_same_stop(
+    first: signal.Signals, passed_on: signal.Signals, starter: bool
+) -> None:
     words = "import time\nfrom alexnet_mlflow import signals\nsignals.listen()\n" + CLOSING
-    with subprocess.Popen([sys.executable, "-c", words], stdout=subprocess.PIPE) as process:
+    environment = {**os.environ, **({signals.STARTER: str(os.getpid())} if starter else {})}
+    with subprocess.Popen(
+        [sys.executable, "-c", words], stdout=subprocess.PIPE, env=environment
+    ) as process:
         assert process.stdout is not None and process.stdout.readline() == b"ready\n"
-        process.send_signal(signal.SIGINT)
+        process.send_signal(first)
         assert process.stdout.readline() == b"closing\n"
-        process.send_signal(signal.SIGTERM)
+        process.send_signal(passed_on)
         time.sleep(0.2)
         assert process.poll() is None, "what was being closed is cut off"
-        process.send_signal(signal.SIGINT)
-        assert process.wait(timeout=5) == 130
+        if starter:
+            process.kill()
+        else:
+            process.send_signal(first)
+            assert process.wait(timeout=5) == 130
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
@@ -247,22 +259,6 @@ def test_a_second_signal_ends_the_process_at_once(
             assert process.poll() is None, "the write was cut off"
         process.send_signal(number)
         assert process.wait(timeout=5) == code
-
-
-def test_what_the_starter_passes_on_is_no_second_signal() -> None:
-    """One to all processes reaches a worker twice."""
-    words = "import time\nfrom alexnet_mlflow import signals\nsignals.listen()\n" + CLOSING
-    with subprocess.Popen(
-        [sys.executable, "-c", words], stdout=subprocess.PIPE,
-        env={**os.environ, signals.STARTER: str(os.getpid())},
-    ) as process:
-        assert process.stdout is not None and process.stdout.readline() == b"ready\n"
-        process.send_signal(signal.SIGTERM)
-        assert process.stdout.readline() == b"closing\n"
-        process.send_signal(signal.SIGTERM)
-        time.sleep(0.2)
-        assert process.poll() is None, "what was being closed is cut off"
-        process.kill()
 
 
 RESTING = """
