@@ -1,7 +1,7 @@
 """Further processes of this program beside this one: the cores are divided, or each has a GPU.
 
 They end with it: a signal is passed on at once, an error of this one ends them. What each is to
-know passes through its command line and environment alone.
+know passes through its command line and environment alone. Left out: other machines (engines.py).
 """
 
 from __future__ import annotations

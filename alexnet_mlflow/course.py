@@ -3,6 +3,7 @@
 Here, or in a process beside this one, which is the same command with one optimizer and
 ALEXNET_COURSE; what came of it is the last line of its standard output. What it says meanwhile is
 shown when this process has nothing more of its own to show, so that two courses do not mix.
+Left out: what compares the courses, and promotes (pipeline.py).
 """
 
 from __future__ import annotations
