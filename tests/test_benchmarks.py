@@ -158,6 +158,15 @@ def test_the_demo_that_is_timed_is_the_makefile_s() -> None:
     assert f"DEMO := {' '.join(bench_demo.DEMO)}\n" in (ROOT / "Makefile").read_text()
 
 
+@pytest.mark.parametrize(
+    ("said", "beside"),
+    [("adam is trained meanwhile, by", True), ("", False),
+     ("adam is trained meanwhile, by\nno result: adam is trained here.", False)],
+)
+def test_a_demo_that_was_not_side_by_side_is_no_record_of_it(said: str, beside: bool) -> None:
+    assert bench_demo.checked(said) == beside
+
+
 def test_a_gpu_has_options_of_its_own_and_only_for_what_knows_one() -> None:
     search, data = BENCHMARKS["bench_search"], BENCHMARKS["bench_data"]
     assert search.options("cpu", check=False) == search.full

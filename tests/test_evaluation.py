@@ -110,6 +110,7 @@ def test_predictions_have_ids_groups_and_the_digest() -> None:
 def test_a_speed_is_measured() -> None:
     fast = evaluation.speed(Servable(build(2, 0)).eval(), torch.device("cpu"))
     assert fast["pictures_per_second"] > 10 and 0.05 < fast["latency_ms"] < 2000
+    assert fast["speed_threads"] == torch.get_num_threads()
 
 
 @pytest.mark.parametrize(("each", "calls"), [(0.0, 22), (0.4, 5)])
